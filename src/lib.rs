@@ -1,0 +1,3 @@
+//! The parts of the agent, as the binary, the benches and the tests use them.
+
+pub mod service;

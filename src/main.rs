@@ -1,0 +1,3 @@
+//! argv → one call per mode → exit code.
+
+fn main() {}
