@@ -1,3 +1,14 @@
 //! The parts of the agent, as the binary, the benches and the tests use them.
+//!
+//! Three lines (logs, crash, health) end in one outbox of records for the sink; everything
+//! that may change a service's fate goes into one inbox of events for the supervisor. The
+//! nouns below are what the lines exchange; lines never import each other.
 
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod event;
+pub mod handoff;
+pub mod record;
+pub mod request;
 pub mod service;

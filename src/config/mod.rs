@@ -1,0 +1,231 @@
+//! What may be used: the validated configuration.
+//!
+//! `file` holds what was typed; `check` turns it into these types or into diagnostics.
+//! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::handoff::PoolSettings;
+use crate::record::Trim;
+use crate::service::{ServiceName, Signal};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub agent: Agent,
+    pub redis: Redis,
+    pub spool: Spool,
+    pub health: Health,
+    /// In the order of the files.
+    pub services: Vec<Arc<Service>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// This machine's name in shared keys; empty: the host name.
+    pub board: String,
+    pub state_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+    pub shutdown_timeout: Duration,
+    /// The service whose end ends the agent.
+    pub main: Option<ServiceName>,
+    pub tee: bool,
+    pub maintenance: bool,
+    /// Group of the control socket.
+    pub group: Option<String>,
+}
+
+#[derive(Clone, PartialEq)]
+pub struct Redis {
+    pub endpoint: Endpoint,
+    /// Empty: the default user.
+    pub username: String,
+    pub password: Option<Secret>,
+    pub log_db: u32,
+    pub value_db: u32,
+    /// Before every key.
+    pub key_prefix: String,
+    /// Entries per stream where the service does not say otherwise; 0 is unbounded.
+    pub max_len: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// Where the password comes from. A file is read again at every connection: it may rotate.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    Inline(String),
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Secret::Inline(_) => f.write_str("Inline(…)"),
+            Secret::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis")
+            .field("endpoint", &self.endpoint)
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("log_db", &self.log_db)
+            .field("value_db", &self.value_db)
+            .field("key_prefix", &self.key_prefix)
+            .field("max_len", &self.max_len)
+            .finish()
+    }
+}
+
+/// Lines that Redis has not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spool {
+    /// Bytes.
+    pub memory: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// False: an external heartbeat server owns the `health` keys.
+    pub compute: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub name: ServiceName,
+    /// Looked up on PATH when it has no slash.
+    pub executable: String,
+    pub args: Vec<String>,
+    pub stream_name: String,
+    pub kind: Kind,
+    pub after: Vec<ServiceName>,
+    pub requires: Vec<ServiceName>,
+    pub critical: bool,
+    pub restart: Restart,
+    pub on_failed: OnFailed,
+    pub backoff: Backoff,
+    /// A run at least this long makes the next failure the first again.
+    pub reset_after: Duration,
+    pub start_limit: StartLimit,
+    pub stop: Stop,
+    pub process: Process,
+    /// Bytes.
+    pub max_line: usize,
+    pub trim: Trim,
+    pub pools: Arc<[PoolSettings]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Simple,
+    Oneshot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailed {
+    Stay,
+    /// The agent ends too, with the service's code.
+    Exit,
+}
+
+/// More than `burst` starts within `interval`, and the service is `failed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartLimit {
+    /// 0 is unlimited.
+    pub burst: u32,
+    pub interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub signal: Signal,
+    pub timeout: Duration,
+}
+
+/// What the process starts with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Process {
+    pub user: Option<Identity>,
+    pub group: Option<Identity>,
+    /// `None`: those of the user in the group file.
+    pub supplementary_groups: Option<Vec<Identity>>,
+    /// `None`: the agent's.
+    pub working_directory: Option<PathBuf>,
+    pub environment: BTreeMap<String, String>,
+    pub environment_files: Vec<PathBuf>,
+    pub clear_environment: bool,
+    pub umask: Option<u32>,
+    pub limits: Vec<Limit>,
+    pub nice: Option<i32>,
+    /// CPU numbers.
+    pub cpu_affinity: Option<Vec<usize>>,
+    pub scheduling: Option<Scheduling>,
+    pub oom_score_adj: Option<i32>,
+    pub no_new_privileges: bool,
+    /// Capability numbers of capabilities(7); when given, all others are dropped.
+    pub capabilities: Option<Vec<u32>>,
+}
+
+/// A user or a group, by name or by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Name(String),
+    Id(u32),
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Identity::Name(name) => f.write_str(name),
+            Identity::Id(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// One resource limit of setrlimit(2), soft and hard alike. `None` is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*` number.
+    pub resource: u32,
+    pub name: &'static str,
+    pub value: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    Other,
+    Batch,
+    Idle,
+    /// Priority 1 to 99.
+    Fifo(u32),
+    /// Priority 1 to 99.
+    RoundRobin(u32),
+}

@@ -1,0 +1,205 @@
+//! What supervise hands on to the other lines.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::record::Streams;
+use crate::service::{Exit, Pid, RunId, ServiceName};
+
+/// The read ends of a run's output, non-blocking and close-on-exec.
+#[derive(Debug)]
+pub struct Pipes {
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// supervise → logs. For one service: `Open`, then `End`, then the next run's `Open`.
+#[derive(Debug)]
+pub enum Feed {
+    /// A run began (at `at_ms`, Unix milliseconds): the start marker, then its lines.
+    Open {
+        run: RunId,
+        streams: Arc<Streams>,
+        pipes: Pipes,
+        options: LineOptions,
+        at_ms: u64,
+    },
+    /// Its main process ended: drain, then the end marker, then the event `Drained`.
+    End { run: RunId, exit: Exit },
+    /// A run that never had a process: both markers at once, then `Drained`.
+    NeverRan {
+        run: RunId,
+        streams: Arc<Streams>,
+        exit: Exit,
+        at_ms: u64,
+    },
+}
+
+/// How a service's lines are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineOptions {
+    /// A longer line goes out in pieces of this many bytes.
+    pub max_line: usize,
+    pub tee: Tee,
+}
+
+/// Whether lines are also copied to the agent's own stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tee {
+    Off,
+    /// As they are: the only service.
+    Plain,
+    /// After the service's name.
+    Labelled,
+}
+
+/// supervise → health: where a service stands, told on every change.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub service: ServiceName,
+    pub streams: Arc<Streams>,
+    pub state: State,
+    pub pid: Option<Pid>,
+    /// Starts after the first one.
+    pub restarts: u64,
+    /// The last exit code (`128 + signal`); `None` before the first exit.
+    pub exit: Option<i32>,
+    /// Unix milliseconds at which `state` began.
+    pub since_ms: u64,
+    /// The configured pools of the service.
+    pub pools: Arc<[PoolSettings]>,
+    /// The service was removed by a reload: its keys are left to expire.
+    pub removed: bool,
+}
+
+/// A health pool as configured; what is `None` takes the default of CONTRACTS section 6.1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolSettings {
+    pub category: String,
+    pub init: Option<i64>,
+    pub cap: Option<i64>,
+    pub depletion_rate: Option<i64>,
+    pub replenish_rate: Option<i64>,
+}
+
+/// The states of a service as operators see them (CONTRACTS section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    Waiting,
+    Starting,
+    Ready,
+    Stopping,
+    Stopped,
+    Backoff,
+    Failed,
+    Done,
+}
+
+impl State {
+    pub const ALL: [State; 8] = [
+        State::Waiting,
+        State::Starting,
+        State::Ready,
+        State::Stopping,
+        State::Stopped,
+        State::Backoff,
+        State::Failed,
+        State::Done,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Stopping => "stopping",
+            State::Stopped => "stopped",
+            State::Backoff => "backoff",
+            State::Failed => "failed",
+            State::Done => "done",
+        }
+    }
+}
+
+/// logs → health: what markers in a service's lines said about its pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub stream_name: Arc<str>,
+    pub category: String,
+    pub what: BeatKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeatKind {
+    /// `{{__healthpool__<category>_beats}}`, this many times.
+    Beats(u64),
+    /// `{{__healthpool__<category>_beats:N}}`: the count is set, no beat.
+    SetBeats(i64),
+    /// `{{__healthpool__<category>_<property>:N}}`.
+    Set(PoolProperty, i64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolProperty {
+    Cap,
+    DepletionRate,
+    Init,
+    ReplenishRate,
+}
+
+/// Running counts of one service: each field has one writer (lines and bytes: logs,
+/// dropped: sink) and may be read by anyone.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub lines: AtomicU64,
+    pub bytes: AtomicU64,
+    pub dropped: AtomicU64,
+}
+
+impl Tally {
+    pub fn add_lines(&self, lines: u64, bytes: u64) {
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_dropped(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+/// sink → supervise (for status): how delivery stands. Published as a latest value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SinkGauge {
+    pub connected: bool,
+    /// `connected`, `connecting`, or what keeps it away: `refused`, `wrong password`, …
+    pub state: String,
+    pub spooled_lines: u64,
+    pub spooled_bytes: u64,
+    pub dropped: u64,
+}
+
+/// health → supervise (for status): the latest sample of each service, by name.
+#[derive(Clone, Debug, Default)]
+pub struct HealthGauge {
+    pub services: std::collections::HashMap<ServiceName, ServiceGauge>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceGauge {
+    /// Of one CPU, over the last second; 0 before the second sample.
+    pub cpu_percent: f64,
+    pub rss_bytes: u64,
+    pub threads: u64,
+    pub fds: u64,
+    /// Category → health, sorted by category.
+    pub health: std::collections::BTreeMap<String, i64>,
+}
