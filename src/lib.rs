@@ -12,3 +12,4 @@ pub mod handoff;
 pub mod record;
 pub mod request;
 pub mod service;
+pub mod sink;

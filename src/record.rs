@@ -131,9 +131,9 @@ pub struct Entry {
 }
 
 /// A marker's effect on `wrapp:<stream>:<key>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Count {
-    pub stream_name: Arc<str>,
+    pub streams: Arc<Streams>,
     pub key: String,
     pub what: CountKind,
 }

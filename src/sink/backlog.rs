@@ -1,0 +1,173 @@
+//! records → streams of parcels, within a bound of memory.
+//!
+//! The one place where an entry can wait or be dropped, and every drop is counted: in the
+//! service's tally, in the total, and in one `dropped` entry of its `status` stream that
+//! says how many and from when to when. The stream that holds most loses first, so that one
+//! chatterbox cannot push out the others' lines; life-cycle entries go last.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::stream::{Parcel, Stream};
+use crate::record::{Entry, Lines, StatusEvent, StreamKind, Streams};
+
+#[derive(Debug)]
+pub struct Backlog {
+    key_prefix: String,
+    /// Bytes of memory.
+    bound: usize,
+    streams: Vec<Stream>,
+    index: HashMap<(Arc<str>, StreamKind), usize>,
+    /// Bytes of everything that is not acknowledged, in flight or waiting.
+    held: usize,
+    entries: u64,
+    losses: HashMap<Arc<str>, Loss>,
+    dropped: u64,
+}
+
+/// What a service lost and was not told yet.
+#[derive(Debug)]
+struct Loss {
+    streams: Arc<Streams>,
+    count: u64,
+    from_ms: u64,
+    to_ms: u64,
+}
+
+impl Backlog {
+    pub fn new(key_prefix: &str, bound: usize) -> Backlog {
+        Backlog {
+            key_prefix: key_prefix.to_owned(),
+            bound,
+            streams: Vec::new(),
+            index: HashMap::new(),
+            held: 0,
+            entries: 0,
+            losses: HashMap::new(),
+            dropped: 0,
+        }
+    }
+
+    pub fn push_lines(&mut self, lines: Lines, now: Instant) {
+        if lines.spans.is_empty() {
+            return;
+        }
+        self.entries += lines.spans.len() as u64;
+        let streams = Arc::clone(&lines.streams);
+        self.held += self
+            .stream(&streams, StreamKind::Info)
+            .push_lines(lines, now);
+    }
+
+    pub fn push_entry(&mut self, entry: Entry, now: Instant) {
+        self.entries += 1;
+        let streams = Arc::clone(&entry.streams);
+        self.held += self.stream(&streams, entry.kind).push_entry(entry, now);
+    }
+
+    fn stream(&mut self, streams: &Arc<Streams>, kind: StreamKind) -> &mut Stream {
+        let key = (Arc::clone(streams.name()), kind);
+        let next = self.streams.len();
+        let index = *self.index.entry(key).or_insert(next);
+        if index == next {
+            self.streams
+                .push(Stream::new(streams, kind, &self.key_prefix));
+        }
+        let stream = &mut self.streams[index];
+        if !Arc::ptr_eq(&stream.streams, streams) {
+            // A reload gave the service new settings: what comes from now on follows them.
+            stream.adopt(streams);
+        }
+        stream
+    }
+
+    pub fn streams(&mut self) -> &mut [Stream] {
+        &mut self.streams
+    }
+
+    pub fn view(&self) -> &[Stream] {
+        &self.streams
+    }
+
+    /// Bytes and entries that Redis has not acknowledged.
+    pub fn held(&self) -> (usize, u64) {
+        (self.held, self.entries)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0 && self.losses.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.held >= self.bound
+    }
+
+    /// The parcel needs no memory any more: delivered or given up.
+    pub fn release(&mut self, parcel: &Parcel) {
+        self.held = self.held.saturating_sub(parcel.cost());
+        self.entries = self.entries.saturating_sub(parcel.len() as u64);
+    }
+
+    /// Gives a parcel up: released, counted, to be told.
+    pub fn lose(&mut self, index: usize, parcel: &Parcel) {
+        self.release(parcel);
+        let Some(stream) = self.streams.get(index) else {
+            return;
+        };
+        let count = parcel.len() as u64;
+        self.dropped += count;
+        stream.streams.tally.add_dropped(count);
+        let loss = self
+            .losses
+            .entry(Arc::clone(stream.streams.name()))
+            .or_insert_with(|| Loss {
+                streams: Arc::clone(&stream.streams),
+                count: 0,
+                from_ms: parcel.at_ms(),
+                to_ms: parcel.at_ms(),
+            });
+        loss.count += count;
+        loss.from_ms = loss.from_ms.min(parcel.at_ms());
+        loss.to_ms = loss.to_ms.max(parcel.at_ms());
+    }
+
+    /// Drops the oldest until the bound holds again: lines of the fullest stream first.
+    pub fn shrink(&mut self) {
+        while self.held > self.bound {
+            let lines = self.fullest(|kind| kind == StreamKind::Info);
+            let Some(index) = lines.or_else(|| self.fullest(|_| true)) else {
+                return;
+            };
+            let Some(parcel) = self.streams[index].drop_oldest() else {
+                return;
+            };
+            self.lose(index, &parcel);
+        }
+    }
+
+    fn fullest(&self, wanted: impl Fn(StreamKind) -> bool) -> Option<usize> {
+        self.streams
+            .iter()
+            .enumerate()
+            .filter(|(_, stream)| wanted(stream.kind) && stream.has_droppable())
+            .max_by_key(|(_, stream)| stream.waiting_bytes())
+            .map(|(index, _)| index)
+    }
+
+    /// Turns what was lost into `dropped` entries, once there is somebody to tell.
+    pub fn tell_losses(&mut self, now: Instant, now_ms: u64) {
+        for (_, loss) in std::mem::take(&mut self.losses) {
+            let event = StatusEvent::Dropped {
+                count: loss.count,
+                from_ms: loss.from_ms,
+                to_ms: loss.to_ms,
+            };
+            self.push_entry(Entry::status(&loss.streams, now_ms, &event), now);
+        }
+    }
+}

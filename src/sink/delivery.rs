@@ -1,0 +1,555 @@
+//! backlog, replies → commands: exactly once where Redis lets us.
+//!
+//! On every connection each stream is first asked for its last ID; then its parcels go out
+//! in batches, several in flight, each entry under an ID of ours. What becomes of an entry:
+//!
+//! ```text
+//! answered with an ID         done
+//! answered with an error      certainly not there: a new ID, its time kept in `ts`
+//! never answered              in doubt: looked up on the next connection (stream.rs)
+//! ```
+//!
+//! From the first refusal on (`OOM`, `READONLY`, …) one small batch is in flight until one
+//! passes. A stream that refuses by itself (`WRONGTYPE`, `NOPERM`) is retried alone, holds
+//! up no other, and gives up what has waited for a minute.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::backlog::Backlog;
+use super::refusal::{Refusal, classify};
+use super::resp::{Reply, command};
+use super::stream::{Ids, Parcel, Stuck, last_generated_id};
+
+/// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
+/// in flight reach the server's own limit).
+const BATCH_ENTRIES: usize = 96;
+/// Bytes after which a batch is full.
+const BATCH_BYTES: usize = 64 << 10;
+const BATCHES_IN_FLIGHT: usize = 4;
+/// Between two attempts while the server refuses everything.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Between two attempts of one stream that refuses.
+const STUCK_PAUSE: Duration = Duration::from_secs(2);
+/// After this a stream that still refuses loses what has waited as long.
+const STUCK_PATIENCE: Duration = Duration::from_secs(60);
+/// While Redis acknowledged something this recently, a full backlog is backpressure, not loss.
+const ACKNOWLEDGING: Duration = Duration::from_secs(1);
+
+/// What the operator should hear, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Redis accepts nothing at the moment.
+    Refusing { error: String },
+    /// It does again.
+    Accepting,
+    /// One stream refuses.
+    Stuck { key: String, error: String },
+    /// Its lines have waited a minute and were dropped.
+    GaveUp { key: String, count: u64 },
+    /// IDs are given by Redis: delivery is at least once.
+    ServerIds { key: String },
+}
+
+/// The connection is of no more use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hangup(pub String);
+
+#[derive(Debug)]
+struct Flight {
+    stream: usize,
+    ask: Ask,
+    /// The last command of its batch.
+    ends_batch: bool,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Info,
+    Range,
+    Add {
+        parcel: Parcel,
+        /// Entries answered so far.
+        answered: usize,
+        /// Those of them that were answered with an error.
+        refused: Vec<Refused>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    entry: usize,
+    /// The ID was too small, maybe because the entry is there already, put by the old
+    /// connection: the claim stays until the stream has been asked.
+    keeps_claim: bool,
+}
+
+#[derive(Debug)]
+pub struct Delivery {
+    pub backlog: Backlog,
+    flights: VecDeque<Flight>,
+    batches: usize,
+    /// The stream that is served first next time.
+    turn: usize,
+    refusing: Option<Instant>,
+    acknowledged: Option<Instant>,
+    notices: Vec<Notice>,
+}
+
+impl Delivery {
+    pub fn new(backlog: Backlog) -> Delivery {
+        Delivery {
+            backlog,
+            flights: VecDeque::new(),
+            batches: 0,
+            turn: 0,
+            refusing: None,
+            acknowledged: None,
+            notices: Vec::new(),
+        }
+    }
+
+    /// A new connection: what was known of the streams is known no more.
+    pub fn connected(&mut self) {
+        self.refusing = None;
+        for stream in self.backlog.streams() {
+            stream.ids = Ids::Unknown;
+        }
+    }
+
+    /// The connection is gone: what was sent and not answered is in doubt.
+    pub fn disconnected(&mut self) {
+        self.batches = 0;
+        self.acknowledged = None;
+        for flight in std::mem::take(&mut self.flights) {
+            if let Ask::Add {
+                parcel,
+                answered,
+                refused,
+            } = flight.ask
+            {
+                let unanswered = parcel.part(answered..parcel.len()).doubted();
+                self.settle(flight.stream, &parcel, answered, &refused);
+                if let Some(stream) = self.backlog.streams().get_mut(flight.stream) {
+                    stream.put_back(unanswered);
+                }
+            }
+        }
+    }
+
+    /// Nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Redis acknowledges: a full memory should hold up the readers rather than lose lines.
+    pub fn is_acknowledging(&self, now: Instant) -> bool {
+        self.refusing.is_none()
+            && self
+                .acknowledged
+                .is_some_and(|at| now.saturating_duration_since(at) < ACKNOWLEDGING)
+    }
+
+    /// What there is to say since the last call.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// When [`Delivery::fill`] should be called although nothing happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        let stuck = self
+            .backlog
+            .view()
+            .iter()
+            .filter(|stream| stream.has_waiting())
+            .filter_map(|stream| stream.stuck.map(|stuck| stuck.retry_at))
+            .min();
+        match (self.refusing, stuck) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Appends as many batches as may be in flight.
+    pub fn fill(&mut self, now: Instant, now_ms: u64, out: &mut Vec<u8>) {
+        if self.refusing.is_none() && self.acknowledged.is_some() {
+            self.backlog.tell_losses(now, now_ms);
+        }
+        self.expire_stuck(now);
+        let allowed = match self.refusing {
+            Some(retry_at) if now < retry_at => return,
+            Some(_) => 1,
+            None => BATCHES_IN_FLIGHT,
+        };
+        while self.batches < allowed && self.batch(now, now_ms, out) {}
+    }
+
+    /// Appends one batch over all streams, each in turn; false when there was nothing.
+    fn batch(&mut self, now: Instant, now_ms: u64, out: &mut Vec<u8>) -> bool {
+        let count = self.backlog.view().len();
+        let start = out.len();
+        let before = self.flights.len();
+        let mut entries = 0;
+        for place in 0..count {
+            let index = (self.turn + place) % count;
+            while entries < BATCH_ENTRIES && out.len() - start < BATCH_BYTES {
+                let room = (BATCH_ENTRIES - entries, BATCH_BYTES - (out.len() - start));
+                match self.send_from(index, now, now_ms, room, out) {
+                    Some(sent) => entries += sent,
+                    None => break,
+                }
+            }
+        }
+        if self.flights.len() == before {
+            return false;
+        }
+        if let Some(last) = self.flights.back_mut() {
+            last.ends_batch = true;
+        }
+        self.batches += 1;
+        self.turn = (self.turn + 1) % count.max(1);
+        true
+    }
+
+    /// One command or parcel of one stream; `None` when it has nothing to send now.
+    fn send_from(
+        &mut self,
+        index: usize,
+        now: Instant,
+        now_ms: u64,
+        (entries, bytes): (usize, usize),
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let stream = self.backlog.streams().get_mut(index)?;
+        if !stream.has_waiting() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
+            return None;
+        }
+        let (ask, sent) = match stream.ids {
+            Ids::Asking | Ids::Verifying { .. } => return None,
+            Ids::Unknown => {
+                stream.ids = Ids::Asking;
+                command(out, &[b"XINFO", b"STREAM", stream.key.as_bytes()]);
+                (Ask::Info, 0)
+            }
+            Ids::Ours { .. } | Ids::Servers => {
+                let mut room = entries;
+                if let Some(stuck) = &mut stream.stuck {
+                    // One entry to try; the next attempt only after its pause.
+                    stuck.retry_at = now + STUCK_PAUSE;
+                    room = 1;
+                }
+                let parcel = stream.take(room, bytes)?;
+                parcel.encode(&stream.header, now_ms, out);
+                let count = parcel.len();
+                let add = Ask::Add {
+                    parcel,
+                    answered: 0,
+                    refused: Vec::new(),
+                };
+                (add, count)
+            }
+        };
+        self.flights.push_back(Flight {
+            stream: index,
+            ask,
+            ends_batch: false,
+        });
+        Some(sent)
+    }
+
+    /// Takes the next reply of the connection.
+    pub fn reply(
+        &mut self,
+        reply: &Reply<'_>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Hangup> {
+        let Some(mut flight) = self.flights.pop_front() else {
+            return Err(Hangup(format!("a reply to nothing: {reply:?}")));
+        };
+        let index = flight.stream;
+        let finished = match &mut flight.ask {
+            Ask::Info => self.info(index, reply, now, out),
+            Ask::Range => self.range(index, reply, now),
+            Ask::Add {
+                parcel,
+                answered,
+                refused,
+            } => {
+                let outcome = if let Reply::Error(error) = reply {
+                    let class = classify(error);
+                    refused.push(Refused {
+                        entry: *answered,
+                        keeps_claim: parcel.in_doubt() && class == Refusal::IdTooSmall,
+                    });
+                    self.refused(index, class, error, now)
+                } else {
+                    self.accepted(index, now);
+                    Ok(())
+                };
+                *answered += 1;
+                if *answered < parcel.len() {
+                    self.flights.push_front(flight);
+                    return outcome;
+                }
+                self.finish(index, parcel, refused);
+                outcome
+            }
+        };
+        if flight.ends_batch {
+            self.batches = self.batches.saturating_sub(1);
+        }
+        finished
+    }
+
+    fn accepted(&mut self, index: usize, now: Instant) {
+        self.acknowledged = Some(now);
+        if self.refusing.take().is_some() {
+            self.notices.push(Notice::Accepting);
+        }
+        if let Some(stream) = self.backlog.streams().get_mut(index) {
+            stream.stuck = None;
+        }
+    }
+
+    /// Every entry of a parcel is answered.
+    fn finish(&mut self, index: usize, parcel: &Parcel, refused: &[Refused]) {
+        if refused.is_empty() {
+            self.backlog.release(parcel);
+            return;
+        }
+        self.settle(index, parcel, parcel.len(), refused);
+    }
+
+    /// The first `answered` entries of a parcel have their answers: what was refused waits
+    /// again, the rest is done.
+    fn settle(&mut self, index: usize, parcel: &Parcel, answered: usize, refused: &[Refused]) {
+        let mut refused = refused.iter().peekable();
+        for entry in 0..answered {
+            let one = parcel.part(entry..entry + 1);
+            match refused.next_if(|refused| refused.entry == entry) {
+                None => self.backlog.release(&one),
+                Some(refused) => {
+                    if let Some(stream) = self.backlog.streams().get_mut(index) {
+                        stream.put_back(if refused.keeps_claim {
+                            one
+                        } else {
+                            one.disclaimed()
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// An XADD was answered with an error.
+    fn refused(
+        &mut self,
+        index: usize,
+        class: Refusal,
+        error: &[u8],
+        now: Instant,
+    ) -> Result<(), Hangup> {
+        let text = String::from_utf8_lossy(error).into_owned();
+        match class {
+            Refusal::Later => self.hold(text, now),
+            Refusal::Connection | Refusal::Credentials => return Err(Hangup(text)),
+            // `Never` is a bug of ours or a server of another kind: retried alone like the
+            // other two, so that nothing is lost before a minute has passed.
+            Refusal::Forbidden
+            | Refusal::WrongType
+            | Refusal::NoSuchKey
+            | Refusal::NotAnInteger
+            | Refusal::Never => self.stick(index, text, now),
+            Refusal::IdTooSmall => {
+                if let Some(stream) = self.backlog.streams().get_mut(index) {
+                    stream.ids = Ids::Unknown;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, error: String, now: Instant) {
+        if self.refusing.is_none() {
+            self.notices.push(Notice::Refusing { error });
+        }
+        self.refusing = Some(now + REFUSED_PAUSE);
+    }
+
+    fn stick(&mut self, index: usize, error: String, now: Instant) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
+        };
+        let retry_at = now + STUCK_PAUSE;
+        match &mut stream.stuck {
+            Some(stuck) => stuck.retry_at = retry_at,
+            None => {
+                stream.stuck = Some(Stuck {
+                    since: now,
+                    retry_at,
+                    told: false,
+                });
+                let key = stream.key.clone();
+                self.notices.push(Notice::Stuck { key, error });
+            }
+        }
+    }
+
+    /// Streams that have refused for a minute lose what has waited as long.
+    fn expire_stuck(&mut self, now: Instant) {
+        for index in 0..self.backlog.view().len() {
+            if self.backlog.view()[index].stuck.is_none() {
+                continue;
+            }
+            let mut count = 0;
+            while let Some(parcel) = self.expired(index, now) {
+                count += parcel.len() as u64;
+                self.backlog.lose(index, &parcel);
+            }
+            self.tell_gave_up(index, count);
+        }
+    }
+
+    /// The oldest parcel of a stream that has refused for a minute, if it waited as long.
+    fn expired(&mut self, index: usize, now: Instant) -> Option<Parcel> {
+        let impatient = |since: Instant| now.saturating_duration_since(since) >= STUCK_PATIENCE;
+        let stream = self.backlog.streams().get_mut(index)?;
+        let refusing = stream.stuck.is_some_and(|stuck| impatient(stuck.since));
+        let waited = stream
+            .oldest()
+            .is_some_and(|parcel| impatient(parcel.queued()));
+        (refusing && waited).then(|| stream.drop_oldest()).flatten()
+    }
+
+    fn tell_gave_up(&mut self, index: usize, count: u64) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
+        };
+        if count == 0 {
+            return;
+        }
+        if let Some(stuck) = &mut stream.stuck
+            && !stuck.told
+        {
+            stuck.told = true;
+            let key = stream.key.clone();
+            self.notices.push(Notice::GaveUp { key, count });
+        }
+    }
+
+    /// `XINFO STREAM` was answered.
+    fn info(
+        &mut self,
+        index: usize,
+        reply: &Reply<'_>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Hangup> {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return Ok(());
+        };
+        let last = match reply {
+            Reply::Error(error) => match classify(error) {
+                Refusal::NoSuchKey => Some(super::id::EntryId::ZERO),
+                class => return self.info_refused(index, class, error, now),
+            },
+            reply => last_generated_id(reply),
+        };
+        let Some(last) = last else {
+            // No such field (a server of another kind): let it give the IDs.
+            stream.ids = Ids::Servers;
+            let key = stream.key.clone();
+            self.notices.push(Notice::ServerIds { key });
+            return Ok(());
+        };
+        let Some((low, high)) = stream.doubtful_range(last) else {
+            stream.ids = Ids::Ours { last };
+            return Ok(());
+        };
+        stream.ids = Ids::Verifying { last };
+        let (low, high) = (low.to_string(), high.to_string());
+        let key = stream.key.as_bytes();
+        command(out, &[b"XRANGE", key, low.as_bytes(), high.as_bytes()]);
+        // Behind everything that is in flight, as a batch of its own.
+        self.flights.push_back(Flight {
+            stream: index,
+            ask: Ask::Range,
+            ends_batch: true,
+        });
+        self.batches += 1;
+        Ok(())
+    }
+
+    fn info_refused(
+        &mut self,
+        index: usize,
+        class: Refusal,
+        error: &[u8],
+        now: Instant,
+    ) -> Result<(), Hangup> {
+        let text = String::from_utf8_lossy(error).into_owned();
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return Ok(());
+        };
+        match class {
+            Refusal::Connection | Refusal::Credentials => return Err(Hangup(text)),
+            Refusal::Later => {
+                stream.ids = Ids::Unknown;
+                self.hold(text, now);
+            }
+            Refusal::WrongType => {
+                stream.ids = Ids::Unknown;
+                self.stick(index, text, now);
+            }
+            // We may not ask, or it does not know the question: it gives the IDs.
+            Refusal::Forbidden
+            | Refusal::IdTooSmall
+            | Refusal::NoSuchKey
+            | Refusal::NotAnInteger
+            | Refusal::Never => {
+                stream.ids = Ids::Servers;
+                let key = stream.key.clone();
+                self.notices.push(Notice::ServerIds { key });
+            }
+        }
+        Ok(())
+    }
+
+    /// `XRANGE` over the doubtful entries was answered.
+    fn range(&mut self, index: usize, reply: &Reply<'_>, now: Instant) -> Result<(), Hangup> {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return Ok(());
+        };
+        let Ids::Verifying { last } = stream.ids else {
+            return Ok(());
+        };
+        stream.ids = Ids::Ours { last };
+        let done = match reply {
+            Reply::Array(found) => stream.resolve(last, found),
+            Reply::Error(error) => match classify(error) {
+                Refusal::Connection | Refusal::Credentials => {
+                    return Err(Hangup(String::from_utf8_lossy(error).into_owned()));
+                }
+                Refusal::Later => {
+                    stream.ids = Ids::Unknown;
+                    self.hold(String::from_utf8_lossy(error).into_owned(), now);
+                    Vec::new()
+                }
+                // Unverifiable: rather twice than never.
+                Refusal::Forbidden
+                | Refusal::WrongType
+                | Refusal::IdTooSmall
+                | Refusal::NoSuchKey
+                | Refusal::NotAnInteger
+                | Refusal::Never => stream.resolve(last, &[]),
+            },
+            Reply::Text(_) | Reply::Integer(_) | Reply::Nil => stream.resolve(last, &[]),
+        };
+        for parcel in &done {
+            self.acknowledged = Some(now);
+            self.backlog.release(parcel);
+        }
+        Ok(())
+    }
+}

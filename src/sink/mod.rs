@@ -1,0 +1,14 @@
+//! records → Redis.
+
+pub mod backlog;
+pub mod batch;
+pub mod delivery;
+pub mod id;
+pub mod link;
+pub mod redis;
+pub mod refusal;
+pub mod resp;
+pub mod run;
+pub mod session;
+pub mod stream;
+pub mod values;

@@ -1,0 +1,181 @@
+//! settings → a connection that is ready for commands.
+//!
+//! Resolves, connects (TCP or unix socket), authenticates and selects the database, each
+//! time anew: addresses change, secrets rotate. Says what kept it away in words that tell a
+//! wrong password from an outage.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::refusal::{Refusal, classify};
+use super::resp::{Reply, command, parse};
+use crate::config::{Endpoint, Redis, Secret};
+
+/// For connecting and for each reply of the handshake.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A byte stream to Redis.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Away {
+    pub why: Why,
+    /// For people: `cannot reach localhost:6379: connection refused`.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Refused, unreachable, reset, no answer.
+    Outage,
+    /// It answers, and refuses our credentials.
+    Credentials,
+}
+
+/// Connects to database `db`.
+pub async fn connect(settings: &Redis, db: u32) -> Result<Box<dyn Wire>, Away> {
+    let mut wire = match timeout(PATIENCE, open(&settings.endpoint)).await {
+        Ok(Ok(wire)) => wire,
+        Ok(Err(error)) => return Err(outage(settings, &error.to_string())),
+        Err(_) => return Err(outage(settings, "no answer")),
+    };
+    match timeout(PATIENCE, handshake(&mut wire, settings, db)).await {
+        Ok(Ok(())) => Ok(wire),
+        Ok(Err(away)) => Err(away),
+        Err(_) => Err(outage(settings, "no answer to the handshake")),
+    }
+}
+
+fn outage(settings: &Redis, reason: &str) -> Away {
+    Away {
+        why: Why::Outage,
+        text: format!("cannot reach Redis at {}: {reason}", settings.endpoint),
+    }
+}
+
+async fn open(endpoint: &Endpoint) -> io::Result<Box<dyn Wire>> {
+    match endpoint {
+        Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        Endpoint::Tcp { host, port } => {
+            let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in addresses(host, *port).await? {
+                match TcpStream::connect(address).await {
+                    Ok(stream) => {
+                        stream.set_nodelay(true)?;
+                        return Ok(Box::new(stream));
+                    }
+                    Err(error) => failure = error,
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// `localhost` is loopback whatever the machine's files say: a container may have none.
+async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+        ]);
+    }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+}
+
+async fn handshake(wire: &mut Box<dyn Wire>, settings: &Redis, db: u32) -> Result<(), Away> {
+    let mut out = Vec::new();
+    let password = match &settings.password {
+        None => None,
+        Some(Secret::Inline(password)) => Some(password.clone()),
+        Some(Secret::File(path)) => Some(read_secret(path)?),
+    };
+    match &password {
+        Some(password) if settings.username.is_empty() => {
+            command(&mut out, &[b"AUTH", password.as_bytes()]);
+        }
+        Some(password) => command(
+            &mut out,
+            &[b"AUTH", settings.username.as_bytes(), password.as_bytes()],
+        ),
+        None => {}
+    }
+    command(&mut out, &[b"SELECT", db.to_string().as_bytes()]);
+    let broken = |error: io::Error| outage(settings, &error.to_string());
+    wire.write_all(&out).await.map_err(broken)?;
+    let mut buffer = Vec::new();
+    for _ in 0..1 + usize::from(password.is_some()) {
+        expect_ok(wire, &mut buffer, settings).await?;
+    }
+    Ok(())
+}
+
+/// Reads one reply; an error reply is why we stay away.
+async fn expect_ok(
+    wire: &mut Box<dyn Wire>,
+    buffer: &mut Vec<u8>,
+    settings: &Redis,
+) -> Result<(), Away> {
+    loop {
+        match parse(buffer) {
+            Err(malformed) => return Err(outage(settings, &malformed.to_string())),
+            Ok(Some((Reply::Error(error), _))) => {
+                let text = String::from_utf8_lossy(error).into_owned();
+                return Err(match classify(error) {
+                    Refusal::Credentials | Refusal::Connection if is_credentials(&text) => Away {
+                        why: Why::Credentials,
+                        text: format!(
+                            "Redis at {} refuses our credentials{}: {text}",
+                            settings.endpoint,
+                            match settings.username.as_str() {
+                                "" => String::new(),
+                                user => format!(" (user {user})"),
+                            }
+                        ),
+                    },
+                    _ => outage(settings, &text),
+                });
+            }
+            Ok(Some((_, used))) => {
+                buffer.drain(..used);
+                return Ok(());
+            }
+            Ok(None) => {}
+        }
+        let count = wire
+            .read_buf(buffer)
+            .await
+            .map_err(|error| outage(settings, &error.to_string()))?;
+        if count == 0 {
+            return Err(outage(settings, "the connection was closed"));
+        }
+    }
+}
+
+fn is_credentials(text: &str) -> bool {
+    ["WRONGPASS", "NOAUTH", "password", "AUTH"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// Read at every connection, because secrets rotate.
+fn read_secret(path: &Path) -> Result<String, Away> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(Away {
+            why: Why::Credentials,
+            text: format!("cannot read the password file {}: {error}", path.display()),
+        }),
+    }
+}

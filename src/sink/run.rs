@@ -1,0 +1,444 @@
+//! outbox → backlog → Redis: the sink's two loops.
+//!
+//! One connection carries the streams, a second one values and health, so that a flood of
+//! lines never delays health. Both loops receive records all the time, also while they
+//! connect: the sink makes nobody wait but the readers of pipes, and those only while Redis
+//! acknowledges ([`Intake`]).
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::backlog::Backlog;
+use super::delivery::{Delivery, Hangup, Notice};
+use super::link::{Link, Voice};
+use super::redis::Wire;
+use super::session::Session;
+use super::values::{Trouble, Values};
+use crate::clock::now_ms;
+use crate::config;
+use crate::event::Event;
+use crate::handoff::SinkGauge;
+use crate::record::{Entry, Record, StreamKind};
+
+/// How long the sink waits for Redis after the last record was sent to it.
+pub const FAREWELL: Duration = Duration::from_secs(2);
+/// How often the gauge follows at most.
+const GAUGE_EVERY: Duration = Duration::from_millis(200);
+/// Bytes that may wait for the socket before no further batch is encoded.
+const UNWRITTEN: usize = 128 << 10;
+
+/// Runs until both lanes are closed and everything is delivered, or [`FAREWELL`] has passed.
+/// Returns how many entries were not delivered.
+///
+/// `lines` is the lane of what services write: not received from while the backlog is full
+/// and Redis acknowledges, so that the pipes fill. `words` is everybody else's, and always
+/// received from.
+pub async fn run(
+    redis: config::Redis,
+    spool: config::Spool,
+    lines: mpsc::Receiver<Record>,
+    words: mpsc::Receiver<Record>,
+    inbox: mpsc::Sender<Event>,
+    gauge: watch::Sender<SinkGauge>,
+) -> u64 {
+    let (to_values, from_streams) = mpsc::channel(256);
+    let (to_streams, errata) = mpsc::channel(64);
+    let values = ValueLoop {
+        values: Values::new(&redis.key_prefix),
+        records: Some(from_streams),
+        errata: to_streams,
+        closing: None,
+    };
+    let value_link = Link::new(redis.clone(), redis.value_db, Voice::Silent);
+    let bound = usize::try_from(spool.memory).unwrap_or(usize::MAX);
+    let streams = StreamLoop {
+        delivery: Delivery::new(Backlog::new(&redis.key_prefix, bound)),
+        intake: Intake {
+            lines: Some(lines),
+            words: Some(words),
+            errata,
+        },
+        to_values: Some(to_values),
+        gauge: gauge.clone(),
+        gauged: Instant::now(),
+        closing: None,
+    };
+    let log_db = redis.log_db;
+    let stream_link = Link::new(redis, log_db, Voice::Speaks { inbox, gauge });
+    let (undelivered, ()) = tokio::join!(streams.run(stream_link), values.run(value_link));
+    undelivered
+}
+
+/// Where records come from.
+struct Intake {
+    lines: Option<mpsc::Receiver<Record>>,
+    words: Option<mpsc::Receiver<Record>>,
+    errata: mpsc::Receiver<Record>,
+}
+
+impl Intake {
+    /// The next record; `None` when a lane has closed (ask again). Never returns while
+    /// nothing can come.
+    async fn receive(&mut self, lines_welcome: bool) -> Option<Record> {
+        let record = tokio::select! {
+            biased;
+            Some(record) = self.errata.recv() => return Some(record),
+            record = receive_from(&mut self.words), if self.words.is_some() => {
+                if record.is_none() {
+                    self.words = None;
+                }
+                record
+            }
+            record = receive_from(&mut self.lines), if lines_welcome && self.lines.is_some() => {
+                if record.is_none() {
+                    self.lines = None;
+                }
+                record
+            }
+            else => std::future::pending().await,
+        };
+        record
+    }
+
+    fn is_closed(&self) -> bool {
+        self.lines.is_none() && self.words.is_none()
+    }
+}
+
+async fn receive_from(lane: &mut Option<mpsc::Receiver<Record>>) -> Option<Record> {
+    match lane {
+        Some(lane) => lane.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why serving a connection ended.
+enum End {
+    /// Everything is delivered, or there is no time left.
+    Finished,
+    Lost(String),
+}
+
+struct StreamLoop {
+    delivery: Delivery,
+    intake: Intake,
+    /// Closed when nothing more can come for the value loop.
+    to_values: Option<mpsc::Sender<Record>>,
+    gauge: watch::Sender<SinkGauge>,
+    gauged: Instant,
+    /// When to stop waiting for Redis.
+    closing: Option<Instant>,
+}
+
+impl StreamLoop {
+    async fn run(mut self, mut link: Link) -> u64 {
+        loop {
+            let Some(wire) = self.until_connected(&mut link).await else {
+                break;
+            };
+            self.delivery.connected();
+            link.up().await;
+            let end = self.serve(wire, &mut link).await;
+            self.delivery.disconnected();
+            match end {
+                End::Finished => break,
+                End::Lost(reason) => {
+                    self.until_waited(link.down(&reason)).await;
+                }
+            }
+        }
+        let (_, entries) = self.delivery.backlog.held();
+        entries
+    }
+
+    /// Receives while connecting; `None` when there is nothing to connect for any more.
+    async fn until_connected(&mut self, link: &mut Link) -> Option<Box<dyn Wire>> {
+        self.until_waited(link.establish()).await
+    }
+
+    /// Receives until `event` has happened; `None` when everything is over.
+    async fn until_waited<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(event);
+        loop {
+            if self.is_finished() {
+                return None;
+            }
+            let farewell = self.closing;
+            tokio::select! {
+                outcome = &mut event => return Some(outcome),
+                record = self.intake.receive(true) => self.absorb(record).await,
+                () = until(farewell) => {}
+            }
+        }
+    }
+
+    async fn serve(&mut self, wire: Box<dyn Wire>, link: &mut Link) -> End {
+        let mut session = Session::new(wire);
+        let mut proved = false;
+        loop {
+            if self.is_finished() {
+                return End::Finished;
+            }
+            let owed = !self.delivery.is_idle();
+            if session.unwritten() < UNWRITTEN {
+                let now = Instant::now();
+                self.delivery
+                    .fill(now.into_std(), now_ms(), session.output());
+                if !owed {
+                    session.start_waiting();
+                }
+            }
+            let lines_welcome = self.lines_welcome();
+            let deadline = self.deadline(&session, lines_welcome);
+            tokio::select! {
+                progress = session.progress() => {
+                    if let Err(error) = progress {
+                        return End::Lost(error.to_string());
+                    }
+                    if let Err(Hangup(reason)) = self.take_replies(&mut session) {
+                        return End::Lost(reason);
+                    }
+                    if !proved {
+                        proved = true;
+                        link.proved();
+                    }
+                }
+                record = self.intake.receive(lines_welcome) => self.absorb(record).await,
+                () = until(deadline) => {
+                    if !self.delivery.is_idle() && Instant::now() >= session.deadline() {
+                        return End::Lost("no answer for 10 s".to_owned());
+                    }
+                }
+            }
+            self.show(false);
+        }
+    }
+
+    fn take_replies(&mut self, session: &mut Session) -> Result<(), Hangup> {
+        let now = std::time::Instant::now();
+        let outcome = session.replies(|reply, out| self.delivery.reply(reply, now, out));
+        for notice in self.delivery.notices() {
+            tell(&notice);
+        }
+        outcome
+    }
+
+    /// A full backlog holds the readers up only while Redis acknowledges; otherwise the
+    /// oldest lines make room.
+    fn lines_welcome(&self) -> bool {
+        !(self.delivery.backlog.is_full()
+            && self.delivery.is_acknowledging(std::time::Instant::now()))
+    }
+
+    fn deadline(&self, session: &Session, lines_welcome: bool) -> Option<Instant> {
+        let retry = self.delivery.deadline().map(Instant::from_std);
+        let silence = (!self.delivery.is_idle()).then(|| session.deadline());
+        // Whether Redis still acknowledges is a question of time.
+        let acknowledging = (!lines_welcome).then(|| Instant::now() + Duration::from_millis(200));
+        [retry, silence, acknowledging, self.closing]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    async fn absorb(&mut self, record: Option<Record>) {
+        let now = std::time::Instant::now();
+        match record {
+            Some(Record::Lines(lines)) => self.delivery.backlog.push_lines(lines, now),
+            Some(Record::Entry(entry)) => self.delivery.backlog.push_entry(entry, now),
+            Some(record @ (Record::Count(_) | Record::Gauges(_))) => {
+                if let Some(values) = &self.to_values {
+                    // The value loop always receives: this does not wait for Redis.
+                    let _ = values.send(record).await;
+                }
+            }
+            None => {}
+        }
+        if self.delivery.backlog.is_full() && self.lines_welcome() {
+            self.delivery.backlog.shrink();
+        }
+        if self.intake.is_closed() && self.closing.is_none() {
+            self.closing = Some(Instant::now() + FAREWELL);
+            self.to_values = None;
+        }
+        self.show(false);
+    }
+
+    fn is_finished(&mut self) -> bool {
+        let Some(farewell) = self.closing else {
+            return false;
+        };
+        let finished = self.delivery.backlog.is_empty() || Instant::now() >= farewell;
+        if finished {
+            self.show(true);
+        }
+        finished
+    }
+
+    /// Lets the gauge follow: at once when nothing is left, else a few times a second.
+    fn show(&mut self, at_once: bool) {
+        let (bytes, entries) = self.delivery.backlog.held();
+        let dropped = self.delivery.backlog.dropped();
+        let shown = self.gauge.borrow().spooled_lines;
+        let emptied = entries == 0 && shown != 0;
+        let due = self.gauged.elapsed() >= GAUGE_EVERY && entries != shown;
+        if at_once || emptied || due {
+            self.gauged = Instant::now();
+            self.gauge.send_modify(|gauge| {
+                gauge.spooled_lines = entries;
+                gauge.spooled_bytes = bytes as u64;
+                gauge.dropped = dropped;
+            });
+        }
+    }
+}
+
+/// The sink's own words go to the log only: as records they would chase their own tail.
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Refusing { error } => {
+            tracing::warn!("Redis accepts nothing at the moment: {error}; lines wait");
+        }
+        Notice::Accepting => tracing::info!("Redis accepts again"),
+        Notice::Stuck { key, error } => {
+            tracing::warn!("stream {key} refuses: {error}; its lines wait for up to a minute");
+        }
+        Notice::GaveUp { key, count } => {
+            tracing::error!("stream {key} has refused for a minute: dropped {count} entries");
+        }
+        Notice::ServerIds { key } => {
+            tracing::warn!(
+                "stream {key}: its last ID may not be asked for (XINFO), so Redis gives the \
+                 IDs, and a line may stand twice after a lost connection"
+            );
+        }
+    }
+}
+
+struct ValueLoop {
+    values: Values,
+    records: Option<mpsc::Receiver<Record>>,
+    errata: mpsc::Sender<Record>,
+    closing: Option<Instant>,
+}
+
+impl ValueLoop {
+    async fn run(mut self, mut link: Link) {
+        loop {
+            let Some(wire) = self.until_waited(link.establish()).await else {
+                return;
+            };
+            self.values.connected();
+            let end = self.serve(wire, &mut link).await;
+            self.values.disconnected();
+            match end {
+                End::Finished => return,
+                End::Lost(reason) => {
+                    tracing::debug!("value connection: {reason}");
+                    self.until_waited(link.down(&reason)).await;
+                }
+            }
+        }
+    }
+
+    async fn until_waited<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(event);
+        loop {
+            if self.is_finished() {
+                return None;
+            }
+            let farewell = self.closing;
+            tokio::select! {
+                outcome = &mut event => return Some(outcome),
+                record = receive_from(&mut self.records) => self.absorb(record),
+                () = until(farewell) => {}
+            }
+        }
+    }
+
+    async fn serve(&mut self, wire: Box<dyn Wire>, link: &mut Link) -> End {
+        let mut session = Session::new(wire);
+        loop {
+            if self.is_finished() {
+                return End::Finished;
+            }
+            if self.values.is_idle() {
+                self.values
+                    .fill(std::time::Instant::now(), session.output());
+                session.start_waiting();
+            }
+            let renewal = self.values.deadline().map(Instant::from_std);
+            let silence = (!self.values.is_idle()).then(|| session.deadline());
+            let renewal = renewal.filter(|_| self.values.is_idle());
+            let deadline = [renewal, silence, self.closing].into_iter().flatten().min();
+            tokio::select! {
+                progress = session.progress() => {
+                    if let Err(error) = progress {
+                        return End::Lost(error.to_string());
+                    }
+                    if let Err(Hangup(reason)) = self.take_replies(&mut session) {
+                        return End::Lost(reason);
+                    }
+                    link.proved();
+                }
+                record = receive_from(&mut self.records) => self.absorb(record),
+                () = until(deadline) => {
+                    if !self.values.is_idle() && Instant::now() >= session.deadline() {
+                        return End::Lost("no answer for 10 s".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_replies(&mut self, session: &mut Session) -> Result<(), Hangup> {
+        let values = &mut self.values;
+        let errata = &self.errata;
+        session.replies(|reply, _| match values.reply(reply) {
+            None => Ok(()),
+            Some(Trouble::Hangup { error }) => Err(Hangup(error)),
+            Some(Trouble::GaugesForbidden { error }) => {
+                tracing::warn!("health and state are not published: {error}");
+                Ok(())
+            }
+            Some(Trouble::Count { count, error }) => {
+                let key = count.streams.value_key(&count.key);
+                let text = format!("Error incrementing key: {key}, error: {error}");
+                let entry = Entry::plain(&count.streams, StreamKind::Error, now_ms(), text);
+                // Where even these pile up, one of many is enough.
+                let _ = errata.try_send(Record::Entry(entry));
+                Ok(())
+            }
+        })
+    }
+
+    fn absorb(&mut self, record: Option<Record>) {
+        match record {
+            Some(Record::Count(count)) => self.values.count(count),
+            Some(Record::Gauges(gauges)) => {
+                for gauge in gauges {
+                    self.values.put(gauge);
+                }
+            }
+            Some(Record::Lines(_) | Record::Entry(_)) => {}
+            None => {
+                self.records = None;
+                self.closing = Some(Instant::now() + FAREWELL);
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.closing
+            .is_some_and(|farewell| self.values.is_settled() || Instant::now() >= farewell)
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

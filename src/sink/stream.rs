@@ -1,0 +1,428 @@
+//! parcels waiting for one Redis stream, and what is known about that stream's IDs.
+//!
+//! A parcel is a run of entries that share a moment and travel together. Its *claim* is the
+//! ID under which its first entry was sent. A parcel that was sent and never answered is in
+//! *doubt*: it may be in Redis already, so it keeps its claim, and is looked up before it
+//! is sent again. One that was answered with an error is certainly not there.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::batch::{self, Header, Trimming};
+use super::id::EntryId;
+use super::resp::Reply;
+use crate::record::{Entry, Lines, StreamKind, Streams};
+
+/// An entry's ID must be this close (milliseconds) to its time, or it carries `ts`.
+const TS_TOLERANCE_MS: u64 = 1000;
+/// What an entry costs beside its text.
+const ENTRY_OVERHEAD: usize = 32;
+/// What a record costs beside its entries; counted with its first one, so that the costs of
+/// a parcel's parts add up to the parcel's.
+const RECORD_OVERHEAD: usize = 256;
+
+/// Entries of one stream that share the moment at which they were read.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    body: Body,
+    /// Place of the first entry in the stream's order of arrival.
+    order: u64,
+    at_ms: u64,
+    queued: Instant,
+    claim: Option<EntryId>,
+    doubt: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Lines {
+        lines: Arc<Lines>,
+        range: Range<usize>,
+    },
+    Entry(Arc<Entry>),
+}
+
+impl Parcel {
+    pub fn len(&self) -> usize {
+        match &self.body {
+            Body::Lines { range, .. } => range.len(),
+            Body::Entry(_) => 1,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    pub fn queued(&self) -> Instant {
+        self.queued
+    }
+
+    pub fn in_doubt(&self) -> bool {
+        self.doubt
+    }
+
+    /// Bytes of memory that this parcel stands for.
+    pub fn cost(&self) -> usize {
+        let text: usize = (0..self.len()).map(|index| self.text(index).len()).sum();
+        let record = match &self.body {
+            Body::Lines { range, .. } if range.start > 0 => 0,
+            Body::Lines { .. } => RECORD_OVERHEAD,
+            Body::Entry(entry) => {
+                let fields: usize = entry.fields.iter().map(|(_, value)| value.len()).sum();
+                RECORD_OVERHEAD + fields
+            }
+        };
+        text + self.len() * ENTRY_OVERHEAD + record
+    }
+
+    fn text(&self, index: usize) -> &[u8] {
+        match &self.body {
+            Body::Lines { lines, range } => lines
+                .spans
+                .get(range.start + index)
+                .and_then(|span| lines.chunk.get(span.start as usize..span.end as usize))
+                .unwrap_or_default(),
+            Body::Entry(entry) => &entry.message,
+        }
+    }
+
+    /// The entries `range` (counted within this parcel), with their own claim and order.
+    pub fn part(&self, range: Range<usize>) -> Parcel {
+        let body = match &self.body {
+            Body::Lines {
+                lines,
+                range: whole,
+            } => Body::Lines {
+                lines: Arc::clone(lines),
+                range: whole.start + range.start..whole.start + range.end,
+            },
+            Body::Entry(entry) => Body::Entry(Arc::clone(entry)),
+        };
+        Parcel {
+            body,
+            order: self.order + range.start as u64,
+            at_ms: self.at_ms,
+            queued: self.queued,
+            claim: self.claim.map(|first| first.nth(range.start)),
+            doubt: self.doubt,
+        }
+    }
+
+    /// Certainly not in Redis: to be sent under a new ID.
+    pub fn disclaimed(mut self) -> Parcel {
+        self.claim = None;
+        self.doubt = false;
+        self
+    }
+
+    /// Sent, and the answer never came.
+    pub fn doubted(mut self) -> Parcel {
+        self.doubt = self.claim.is_some();
+        self
+    }
+
+    /// Appends the parcel's commands. `now_ms` stands for the ID where Redis gives it.
+    pub fn encode(&self, header: &Header, now_ms: u64, out: &mut Vec<u8>) {
+        let count = self.len();
+        for index in 0..count {
+            let id = self.claim.map(|first| first.nth(index));
+            let id_ms = id.map_or(now_ms, |id| id.ms);
+            let ts = (id_ms.abs_diff(self.at_ms) > TS_TOLERANCE_MS).then_some(self.at_ms);
+            match &self.body {
+                Body::Lines { lines, range } => {
+                    let trimming = if index + 1 == count {
+                        Trimming::Now
+                    } else {
+                        Trimming::Later
+                    };
+                    let partial = lines
+                        .spans
+                        .get(range.start + index)
+                        .is_some_and(|span| span.partial);
+                    let line = batch::Line {
+                        message: self.text(index),
+                        source: lines.source,
+                        partial,
+                        ts,
+                    };
+                    batch::line(out, header, trimming, id, &line);
+                }
+                Body::Entry(entry) => {
+                    batch::entry(out, header, id, &entry.message, &entry.fields, ts);
+                }
+            }
+        }
+    }
+
+    /// Whether what the stream holds under our ID is what we sent.
+    fn is_content(&self, index: usize, fields: &[Reply<'_>]) -> bool {
+        let mut sent: Vec<&[u8]> = vec![b"message", self.text(index)];
+        match &self.body {
+            Body::Lines { lines, .. } => {
+                sent.extend([&b"source"[..], lines.source.as_str().as_bytes()]);
+            }
+            Body::Entry(entry) => {
+                for (name, value) in &entry.fields {
+                    sent.extend([name.as_bytes(), &value[..]]);
+                }
+            }
+        }
+        // `partial` and `ts` may follow; nothing else of ours differs between two entries
+        // of one stream under one ID.
+        fields.len() >= sent.len()
+            && sent
+                .iter()
+                .zip(fields)
+                .all(|(ours, theirs)| matches!(theirs, Reply::Text(text) if text == ours))
+    }
+}
+
+/// What is known of a stream's IDs on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ids {
+    /// Nothing yet.
+    Unknown,
+    /// `XINFO STREAM` is under way.
+    Asking,
+    /// `XRANGE` over the doubtful entries is under way.
+    Verifying { last: EntryId },
+    /// The stream's `last-generated-id`, or the last one that we sent.
+    Ours { last: EntryId },
+    /// We may not ask: Redis gives the IDs, and delivery is at least once.
+    Servers,
+}
+
+/// A stream that refuses (`WRONGTYPE`, `NOPERM`); the others flow on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    pub since: Instant,
+    pub retry_at: Instant,
+    pub told: bool,
+}
+
+/// One Redis stream's queue.
+#[derive(Debug)]
+pub struct Stream {
+    pub streams: Arc<Streams>,
+    pub kind: StreamKind,
+    pub key: String,
+    pub header: Header,
+    pub ids: Ids,
+    pub stuck: Option<Stuck>,
+    parcels: VecDeque<Parcel>,
+    arrived: u64,
+    /// Bytes of what waits here (not of what is in flight).
+    waiting: usize,
+}
+
+impl Stream {
+    pub fn new(streams: &Arc<Streams>, kind: StreamKind, key_prefix: &str) -> Stream {
+        let key = format!("{key_prefix}{}", streams.key(kind));
+        Stream {
+            header: Header::new(&key, streams.trim),
+            streams: Arc::clone(streams),
+            kind,
+            key,
+            ids: Ids::Unknown,
+            stuck: None,
+            parcels: VecDeque::new(),
+            arrived: 0,
+            waiting: 0,
+        }
+    }
+
+    /// Appends; returns the cost.
+    pub fn push_lines(&mut self, lines: Lines, now: Instant) -> usize {
+        let range = 0..lines.spans.len();
+        let at_ms = lines.read_ms;
+        let lines = Arc::new(lines);
+        self.push(Body::Lines { lines, range }, at_ms, now)
+    }
+
+    /// Appends; returns the cost.
+    pub fn push_entry(&mut self, entry: Entry, now: Instant) -> usize {
+        let at_ms = entry.at_ms;
+        self.push(Body::Entry(Arc::new(entry)), at_ms, now)
+    }
+
+    fn push(&mut self, body: Body, at_ms: u64, now: Instant) -> usize {
+        let parcel = Parcel {
+            body,
+            order: self.arrived,
+            at_ms,
+            queued: now,
+            claim: None,
+            doubt: false,
+        };
+        self.arrived += parcel.len() as u64;
+        let cost = parcel.cost();
+        self.waiting += cost;
+        self.parcels.push_back(parcel);
+        cost
+    }
+
+    /// A reload changed the service's settings: the queue stays, the trimming follows.
+    pub fn adopt(&mut self, streams: &Arc<Streams>) {
+        self.header = Header::new(&self.key, streams.trim);
+        self.streams = Arc::clone(streams);
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        !self.parcels.is_empty()
+    }
+
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether something waits here that is certainly not in Redis.
+    pub fn has_droppable(&self) -> bool {
+        self.parcels.iter().any(|parcel| !parcel.doubt)
+    }
+
+    pub fn oldest(&self) -> Option<&Parcel> {
+        self.parcels.front()
+    }
+
+    /// Takes up to `max_entries` and about `max_bytes` from the front; at least one entry.
+    /// Where IDs are ours the parcel leaves with its claim.
+    pub fn take(&mut self, max_entries: usize, max_bytes: usize) -> Option<Parcel> {
+        let front = self.parcels.front()?;
+        let mut count = 0;
+        let mut bytes = 0;
+        while count < front.len().min(max_entries.max(1)) && (count == 0 || bytes < max_bytes) {
+            bytes += front.text(count).len() + ENTRY_OVERHEAD;
+            count += 1;
+        }
+        let mut parcel = self.split_front(count)?;
+        self.claim(&mut parcel);
+        Some(parcel)
+    }
+
+    fn split_front(&mut self, count: usize) -> Option<Parcel> {
+        let whole = self.parcels.pop_front()?;
+        let first = if count >= whole.len() {
+            whole
+        } else {
+            self.parcels.push_front(whole.part(count..whole.len()));
+            whole.part(0..count)
+        };
+        self.waiting = self.waiting.saturating_sub(first.cost());
+        Some(first)
+    }
+
+    fn claim(&mut self, parcel: &mut Parcel) {
+        let Ids::Ours { last } = self.ids else {
+            parcel.claim = None;
+            parcel.doubt = false;
+            return;
+        };
+        let first = match parcel.claim {
+            Some(first) => Some(first),
+            None => EntryId::next(last, parcel.at_ms, parcel.len() as u64),
+        };
+        parcel.claim = first;
+        if let Some(first) = first {
+            let end = first.nth(parcel.len().saturating_sub(1));
+            self.ids = Ids::Ours {
+                last: last.max(end),
+            };
+        }
+    }
+
+    /// Puts a parcel back to its place in the order of arrival.
+    pub fn put_back(&mut self, parcel: Parcel) {
+        if parcel.is_empty() {
+            return;
+        }
+        self.waiting += parcel.cost();
+        let place = self
+            .parcels
+            .iter()
+            .position(|other| other.order > parcel.order)
+            .unwrap_or(self.parcels.len());
+        self.parcels.insert(place, parcel);
+    }
+
+    /// Removes the oldest parcel that is certainly not in Redis.
+    pub fn drop_oldest(&mut self) -> Option<Parcel> {
+        let place = self.parcels.iter().position(|parcel| !parcel.doubt)?;
+        let parcel = self.parcels.remove(place)?;
+        self.waiting = self.waiting.saturating_sub(parcel.cost());
+        Some(parcel)
+    }
+
+    /// Before a lookup: the range of IDs up to `last` that doubtful parcels claim.
+    pub fn doubtful_range(&self, last: EntryId) -> Option<(EntryId, EntryId)> {
+        let mut range: Option<(EntryId, EntryId)> = None;
+        for parcel in self.parcels.iter().filter(|parcel| parcel.doubt) {
+            if let Some(first) = parcel.claim.filter(|first| *first <= last) {
+                let end = first.nth(parcel.len() - 1).min(last);
+                range = Some(match range {
+                    Some((low, high)) => (low.min(first), high.max(end)),
+                    None => (first, end),
+                });
+            }
+        }
+        range
+    }
+
+    /// After the lookup: `found` is what the stream holds in [`Stream::doubtful_range`].
+    /// What is there is done; what cannot come there any more loses its claim; what may
+    /// still come (from the old connection's buffers) keeps it, so that it can come only
+    /// once. Returns the parcels that are done.
+    pub fn resolve(&mut self, last: EntryId, found: &[Reply<'_>]) -> Vec<Parcel> {
+        let mut done = Vec::new();
+        let (doubtful, certain): (VecDeque<_>, VecDeque<_>) =
+            self.parcels.drain(..).partition(|parcel| parcel.doubt);
+        self.parcels = certain;
+        for parcel in doubtful {
+            self.waiting = self.waiting.saturating_sub(parcel.cost());
+            for index in 0..parcel.len() {
+                let one = parcel.part(index..index + 1);
+                match one.claim {
+                    Some(id) if id <= last => {
+                        if holds(found, id, &one) {
+                            done.push(one);
+                        } else {
+                            self.put_back(one.disclaimed());
+                        }
+                    }
+                    _ => self.put_back(one),
+                }
+            }
+        }
+        done
+    }
+}
+
+/// Whether an `XRANGE` reply holds `parcel`'s entry under `id`.
+fn holds(found: &[Reply<'_>], id: EntryId, parcel: &Parcel) -> bool {
+    found.iter().any(|entry| match entry {
+        Reply::Array(parts) => match parts.as_slice() {
+            [Reply::Text(theirs), Reply::Array(fields)] => {
+                EntryId::parse(theirs) == Some(id) && parcel.is_content(0, fields)
+            }
+            _ => false,
+        },
+        _ => false,
+    })
+}
+
+/// The fields of an `XINFO STREAM` reply: `last-generated-id`.
+pub fn last_generated_id(reply: &Reply<'_>) -> Option<EntryId> {
+    let Reply::Array(items) = reply else {
+        return None;
+    };
+    items.chunks_exact(2).find_map(|pair| match pair {
+        [Reply::Text(name), Reply::Text(id)] if *name == b"last-generated-id" => EntryId::parse(id),
+        _ => None,
+    })
+}
