@@ -63,6 +63,7 @@ pub async fn run(
         to_values: Some(to_values),
         gauge: gauge.clone(),
         gauged: Instant::now(),
+        behind: false,
         closing: None,
     };
     let log_db = redis.log_db;
@@ -82,9 +83,9 @@ impl Intake {
     /// The next record; `None` when a lane has closed (ask again). Never returns while
     /// nothing can come.
     async fn receive(&mut self, lines_welcome: bool) -> Option<Record> {
-        let record = tokio::select! {
+        tokio::select! {
             biased;
-            Some(record) = self.errata.recv() => return Some(record),
+            Some(record) = self.errata.recv() => Some(record),
             record = receive_from(&mut self.words), if self.words.is_some() => {
                 if record.is_none() {
                     self.words = None;
@@ -98,8 +99,7 @@ impl Intake {
                 record
             }
             else => std::future::pending().await,
-        };
-        record
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -128,6 +128,8 @@ struct StreamLoop {
     to_values: Option<mpsc::Sender<Record>>,
     gauge: watch::Sender<SinkGauge>,
     gauged: Instant,
+    /// The gauge does not say what is.
+    behind: bool,
     /// When to stop waiting for Redis.
     closing: Option<Instant>,
 }
@@ -165,11 +167,11 @@ impl StreamLoop {
             if self.is_finished() {
                 return None;
             }
-            let farewell = self.closing;
+            let deadline = [self.closing, self.gauge_due()].into_iter().flatten().min();
             tokio::select! {
                 outcome = &mut event => return Some(outcome),
                 record = self.intake.receive(true) => self.absorb(record).await,
-                () = until(farewell) => {}
+                () = until(deadline) => self.show(false),
             }
         }
     }
@@ -237,10 +239,16 @@ impl StreamLoop {
         let silence = (!self.delivery.is_idle()).then(|| session.deadline());
         // Whether Redis still acknowledges is a question of time.
         let acknowledging = (!lines_welcome).then(|| Instant::now() + Duration::from_millis(200));
-        [retry, silence, acknowledging, self.closing]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            retry,
+            silence,
+            acknowledging,
+            self.closing,
+            self.gauge_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     async fn absorb(&mut self, record: Option<Record>) {
@@ -277,15 +285,25 @@ impl StreamLoop {
         finished
     }
 
+    /// When the gauge should follow although nothing happens.
+    fn gauge_due(&self) -> Option<Instant> {
+        self.behind.then(|| self.gauged + GAUGE_EVERY)
+    }
+
     /// Lets the gauge follow: at once when nothing is left, else a few times a second.
     fn show(&mut self, at_once: bool) {
         let (bytes, entries) = self.delivery.backlog.held();
         let dropped = self.delivery.backlog.dropped();
-        let shown = self.gauge.borrow().spooled_lines;
+        let (shown, shown_dropped) = {
+            let gauge = self.gauge.borrow();
+            (gauge.spooled_lines, gauge.dropped)
+        };
+        self.behind = entries != shown || dropped != shown_dropped;
         let emptied = entries == 0 && shown != 0;
-        let due = self.gauged.elapsed() >= GAUGE_EVERY && entries != shown;
+        let due = self.gauged.elapsed() >= GAUGE_EVERY && self.behind;
         if at_once || emptied || due {
             self.gauged = Instant::now();
+            self.behind = false;
             self.gauge.send_modify(|gauge| {
                 gauge.spooled_lines = entries;
                 gauge.spooled_bytes = bytes as u64;
