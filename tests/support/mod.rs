@@ -186,30 +186,23 @@ impl Entry {
 
 /// The whole stream.
 pub fn entries(client: &mut redis::Connection, key: &str) -> Vec<Entry> {
-    let raw: Vec<(String, Vec<(String, Vec<u8>)>)> = {
-        let rows: Vec<(String, Vec<Vec<u8>>)> = redis::cmd("XRANGE")
-            .arg(key)
-            .arg("-")
-            .arg("+")
-            .query(client)
-            .expect("XRANGE");
-        rows.into_iter()
-            .map(|(id, flat)| {
-                let pairs = flat
-                    .chunks_exact(2)
-                    .map(|pair| {
-                        (
-                            String::from_utf8_lossy(&pair[0]).into_owned(),
-                            pair[1].clone(),
-                        )
-                    })
-                    .collect();
-                (id, pairs)
-            })
-            .collect()
-    };
-    raw.into_iter()
-        .map(|(id, fields)| Entry { id, fields })
+    let rows: Vec<(String, Vec<Vec<u8>>)> = redis::cmd("XRANGE")
+        .arg(key)
+        .arg("-")
+        .arg("+")
+        .query(client)
+        .expect("XRANGE");
+    rows.into_iter()
+        .map(|(id, flat)| Entry {
+            id,
+            fields: flat
+                .chunks_exact(2)
+                .map(|pair| {
+                    let name = String::from_utf8_lossy(&pair[0]).into_owned();
+                    (name, pair[1].clone())
+                })
+                .collect(),
+        })
         .collect()
 }
 

@@ -1,0 +1,291 @@
+//! The house rules, held by a test: who may import whom, where I/O may happen, which words
+//! may not stand in the code at all.
+//!
+//! Reads the sources as text. A file is pure unless it is listed in [`EDGES`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Files that may do I/O, read clocks and know the runtime.
+const EDGES: &[&str] = &[
+    "main.rs",
+    "daemon.rs",
+    "demo.rs",
+    "signals.rs",
+    "diag.rs",
+    "clock.rs",
+    "query.rs",
+    "config/load.rs",
+    "supervise/spawn.rs",
+    "supervise/reap.rs",
+    "supervise/notify.rs",
+    "supervise/run.rs",
+    "logs/pipe.rs",
+    "logs/run.rs",
+    "health/sample.rs",
+    "health/device.rs",
+    "health/run.rs",
+    "sink/redis.rs",
+    "sink/link.rs",
+    "sink/session.rs",
+    "sink/run.rs",
+    "control/server.rs",
+    "control/bind.rs",
+    "control/client.rs",
+    "cli/run.rs",
+    "crash/images.rs",
+    "crash/examine.rs",
+];
+
+/// Words that make a file an edge.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "redis::",
+    "rustix",
+    "signal_hook",
+    "libc::",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "::now()",
+    ".await",
+    "SystemTime",
+];
+
+/// Words that stand nowhere: one place waits for every child, and the agent never panics.
+const FORBIDDEN: &[&str] = &[
+    "process::Command",
+    "tokio::process",
+    ".unwrap()",
+    ".expect(",
+    "panic!(",
+    "unreachable!(",
+    "todo!(",
+    "unimplemented!(",
+    "dbg!(",
+];
+
+/// What each part may name after `crate::`. Itself is always allowed.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("service", &[]),
+    ("backoff", &[]),
+    ("record", NOUNS),
+    ("handoff", NOUNS),
+    ("request", NOUNS),
+    ("event", NOUNS),
+    ("clock", &[]),
+    ("config", NOUNS),
+    ("supervise", LINE),
+    ("logs", LINE),
+    ("crash", LINE),
+    ("health", LINE),
+    ("sink", LINE),
+    ("query", LINE),
+    ("signals", &["event"]),
+    ("control", &["event", "request", "service", "config"]),
+    (
+        "cli",
+        &["request", "service", "config", "handoff", "control"],
+    ),
+    ("diag", LINE),
+];
+const NOUNS: &[&str] = &[
+    "service", "backoff", "record", "handoff", "request", "event",
+];
+const LINE: &[&str] = &[
+    "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
+];
+
+/// Folders and files that tell nothing about what is in them.
+const DRAWERS: &[&str] = &[
+    "util", "utils", "common", "types", "helpers", "manager", "misc",
+];
+
+struct Source {
+    /// Below `src`, with `/`.
+    path: String,
+    /// Without its tests at the end and without comments.
+    code: Vec<(usize, String)>,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    files.sort();
+    files
+        .into_iter()
+        .map(|file| {
+            let text = std::fs::read_to_string(&file).expect("a source file");
+            let path = file.strip_prefix(&root).expect("below src");
+            Source {
+                path: path.to_string_lossy().replace('\\', "/"),
+                code: code_of(&text),
+                text,
+            }
+        })
+        .collect()
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn code_of(text: &str) -> Vec<(usize, String)> {
+    text.lines()
+        .enumerate()
+        .take_while(|(_, line)| !line.starts_with("#[cfg(test)]"))
+        .map(|(number, line)| {
+            let code = line.split_once("//").map_or(line, |(code, _)| code);
+            (number + 1, code.to_owned())
+        })
+        .collect()
+}
+
+fn part_of(path: &str) -> &str {
+    path.split(['/', '.']).next().unwrap_or(path)
+}
+
+fn report(broken: &[String]) {
+    assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+}
+
+#[test]
+fn pure_files_do_no_io_and_read_no_clock() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        // A test module in a file of its own belongs to the tests.
+        if EDGES.contains(&source.path.as_str()) || source.path.ends_with("tests.rs") {
+            continue;
+        }
+        for (number, line) in &source.code {
+            for word in IMPURE {
+                let own = *word == "redis::"
+                    && (line.contains("super::redis") || line.contains("config::"));
+                if line.contains(word) && !own {
+                    broken.push(format!(
+                        "src/{}:{number}: `{word}` in a pure file",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn the_listed_edges_exist() {
+    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+    let missing: Vec<String> = EDGES
+        .iter()
+        .filter(|edge| !paths.iter().any(|path| path == *edge))
+        .map(|edge| format!("src/{edge} is listed as an edge and does not exist"))
+        .collect();
+    report(&missing);
+}
+
+#[test]
+fn forbidden_words_stand_nowhere() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        if source.path.ends_with("tests.rs") {
+            continue;
+        }
+        for (number, line) in &source.code {
+            for word in FORBIDDEN {
+                if line.contains(word) {
+                    broken.push(format!("src/{}:{number}: `{word}`", source.path));
+                }
+            }
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn lines_import_nouns_and_never_each_other() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
+    let mut broken = Vec::new();
+    for source in sources() {
+        let part = part_of(&source.path);
+        if ["main", "lib", "daemon", "demo"].contains(&part) {
+            continue;
+        }
+        let Some(may) = allowed.get(part) else {
+            broken.push(format!(
+                "src/{}: no rule says what it may import",
+                source.path
+            ));
+            continue;
+        };
+        for (number, line) in &source.code {
+            for after in line.split("crate::").skip(1) {
+                let name = after
+                    .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+                    .next()
+                    .unwrap_or_default();
+                if !name.is_empty() && name != part && !may.contains(&name) {
+                    broken.push(format!(
+                        "src/{}:{number}: {part} may not import {name}",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn names_of_keys_stand_in_one_place() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        if source.path == "record.rs" {
+            continue;
+        }
+        for (number, line) in &source.code {
+            for name in [
+                "\"logs:",
+                "logs:app:",
+                "wrapp:{",
+                "agent:service",
+                "agent:device",
+            ] {
+                if line.contains(name) {
+                    broken.push(format!(
+                        "src/{}:{number}: `{name}` belongs into record.rs",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+    report(&broken);
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut broken = Vec::new();
+    for source in sources() {
+        if !source.text.starts_with("//! ") {
+            broken.push(format!("src/{}: begins without `//!`", source.path));
+        }
+        for drawer in DRAWERS {
+            if source.path.split(['/', '.']).any(|part| part == *drawer) {
+                broken.push(format!("src/{}: a drawer, not a name", source.path));
+            }
+        }
+    }
+    report(&broken);
+}
