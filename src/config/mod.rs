@@ -3,7 +3,23 @@
 //! `file` holds what was typed; `check` turns it into these types or into diagnostics.
 //! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
 
+pub mod check;
+pub mod diagnose;
+pub mod diff;
+pub mod endpoint;
+pub mod fields;
+pub mod file;
+pub mod json;
+pub mod keys;
+pub mod load;
+pub mod order;
+pub mod redis;
+pub mod service;
+pub mod survey;
+pub mod units;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +28,44 @@ use crate::backoff::Backoff;
 use crate::handoff::PoolSettings;
 use crate::record::Trim;
 use crate::service::{ServiceName, Signal};
+
+/// What the process environment says about the configuration, as read at the edge: each
+/// variable where it is set and not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `REDIS_ADDR`: `host:port`.
+    pub redis_addr: Option<OsString>,
+    /// `REDIS_PASSWORD`.
+    pub redis_password: Option<OsString>,
+    /// `AGENT_STATE_DIR`.
+    pub state_dir: Option<OsString>,
+    /// `AGENT_RUNTIME_DIR`.
+    pub runtime_dir: Option<OsString>,
+    /// `AGENT_CONFIG`.
+    pub config: Option<OsString>,
+    /// `AGENT_MAINTENANCE`.
+    pub maintenance: Option<OsString>,
+}
+
+/// How a file was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Native,
+    /// One application: `[app]` and `[redis]`.
+    Short,
+}
+
+/// A configuration that may be used, and where it came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub form: Form,
+    pub warnings: Vec<diagnose::Diagnostic>,
+    /// Every file that was read; empty for a command.
+    pub files: Vec<PathBuf>,
+    /// Where each setting stands, for what is found out later (`survey`).
+    pub layout: diagnose::Layout,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -1,0 +1,1 @@
+//! old configuration, new configuration → what a reload changes.

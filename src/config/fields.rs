@@ -1,0 +1,463 @@
+//! one typed table, its keys of the key table → values by name, or diagnostics.
+//!
+//! Opening a table tells everything that is wrong with its keys and with the kinds of its
+//! values; the getters then tell what is wrong with a single value. An empty text is as
+//! absent. A wrong value is told once and then is as absent, so that all problems of a file
+//! are found in one pass.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Form;
+use super::diagnose::{Diagnostic, Layout, Origin, Place, nearest};
+use super::file::{Entry, Node, Table, Value};
+use super::keys::{Key, Shape, Stage};
+use super::units::{self, Wrong};
+
+/// What the checks share.
+pub struct Check {
+    pub form: Form,
+    pub layout: Layout,
+    pub found: Vec<Diagnostic>,
+}
+
+impl Check {
+    pub fn origin(&self, place: Place) -> Origin {
+        self.layout.sources.origin(place)
+    }
+
+    pub fn error(&mut self, place: Place, message: impl Into<String>, remedy: impl Into<String>) {
+        let found = Diagnostic::error(self.origin(place), message).remedy(remedy);
+        self.found.push(found);
+    }
+
+    pub fn warning(&mut self, place: Place, message: impl Into<String>, remedy: impl Into<String>) {
+        let found = Diagnostic::warning(self.origin(place), message).remedy(remedy);
+        self.found.push(found);
+    }
+
+    pub fn wrong(&mut self, place: Place, wrong: Wrong) {
+        self.error(place, wrong.message, wrong.remedy);
+    }
+
+    /// A value that a reader of `units` understands.
+    pub fn accept<T>(&mut self, place: Place, read: Result<T, Wrong>) -> Option<T> {
+        read.map_err(|wrong| self.wrong(place, wrong)).ok()
+    }
+}
+
+/// A value and where it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+/// A table whose keys are known and whose values are of the right kind.
+pub struct Fields<'t> {
+    path: String,
+    entries: Vec<(&'static Key, &'t Entry)>,
+    /// Keys that were meant, and whose spelling or value is wrong, and told.
+    rejected: Vec<&'static str>,
+}
+
+impl<'t> Fields<'t> {
+    /// A table without keys.
+    pub fn none(path: &str) -> Fields<'t> {
+        Fields {
+            path: path.to_owned(),
+            entries: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    pub fn open(cx: &mut Check, table: &'t Table, keys: &'static [Key], path: &str) -> Fields<'t> {
+        let mut fields = Fields::none(path);
+        for entry in &table.entries {
+            let Some(key) = find(cx.form, keys, &entry.key) else {
+                // The key that was meant is not told as missing too.
+                fields.rejected.extend(unknown(cx, entry, keys, path));
+                continue;
+            };
+            // In JSON null is a way to leave a key out.
+            if entry.node.value == Value::Null {
+                continue;
+            }
+            if let Some(at) = fields.entries.iter().position(|(k, _)| k.name == key.name) {
+                let (_, first) = fields.entries.remove(at);
+                twice(cx, entry, first);
+            }
+            match key.stage {
+                Stage::Later(off) if !off.is(&entry.node.value) => not_yet(cx, entry, key, path),
+                Stage::Later(_) => {}
+                Stage::Built | Stage::Idle => {
+                    if kind(cx, key.shape, &entry.node, &entry.key) {
+                        let setting = setting(path, key.name);
+                        cx.layout.set(setting, entry.node.place);
+                        fields.entries.push((key, entry));
+                    } else {
+                        fields.rejected.push(key.name);
+                    }
+                }
+            }
+        }
+        fields
+    }
+
+    fn entry(&self, name: &str) -> Option<&'t Entry> {
+        let found = self.entries.iter().find(|(key, _)| key.name == name);
+        found.map(|(_, entry)| *entry)
+    }
+
+    /// Whether the key was there, but so that it had to be told and left out.
+    pub fn rejected(&self, name: &str) -> bool {
+        self.rejected.contains(&name)
+    }
+
+    /// Where the key itself stands, also with an empty value.
+    pub fn key_place(&self, name: &str) -> Option<Place> {
+        self.entry(name).map(|entry| entry.place)
+    }
+
+    /// The value as it stands.
+    pub fn node(&self, name: &str) -> Option<&'t Node> {
+        self.entry(name).map(|entry| &entry.node)
+    }
+
+    /// A text that is not empty.
+    pub fn text(&self, name: &str) -> Option<At<&'t str>> {
+        let node = self.node(name)?;
+        match &node.value {
+            Value::Text(text) if !text.is_empty() => Some(At {
+                value: text,
+                place: node.place,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Whether the key has a value that is not an empty text.
+    pub fn says(&self, name: &str) -> bool {
+        match self.node(name).map(|node| &node.value) {
+            Some(Value::Text(text)) => !text.is_empty(),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    pub fn owned(&self, name: &str) -> Option<String> {
+        self.text(name).map(|text| text.value.to_owned())
+    }
+
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        match self.node(name)?.value {
+            Value::Flag(flag) => Some(flag),
+            _ => None,
+        }
+    }
+
+    /// The texts of a list, or a single text; empty ones too.
+    pub fn texts(&self, name: &str) -> Option<Vec<At<&'t str>>> {
+        let node = self.node(name)?;
+        match &node.value {
+            Value::List(items) => Some(items.iter().filter_map(as_text).collect()),
+            Value::Text(text) if text.is_empty() => None,
+            _ => as_text(node).map(|text| vec![text]),
+        }
+    }
+
+    pub fn number<T>(&self, cx: &mut Check, name: &str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: TryFrom<i128> + PartialOrd + Display + Copy,
+    {
+        let node = self.node(name)?;
+        let Value::Integer(typed) = node.value else {
+            return None;
+        };
+        in_range(cx, node.place, name, typed, range)
+    }
+
+    pub fn duration(&self, cx: &mut Check, name: &str, least: Duration) -> Option<Duration> {
+        let text = self.text(name)?;
+        let duration = cx.accept(text.place, units::duration(text.value))?;
+        if duration < least {
+            let message = format!("`{name}` is too short");
+            let remedy = format!("it must be at least {} ms", least.as_millis());
+            cx.error(text.place, message, remedy);
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// Bytes.
+    pub fn size(&self, cx: &mut Check, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let node = self.node(name)?;
+        let bytes = match &node.value {
+            Value::Integer(number) => *number,
+            Value::Text(text) if !text.is_empty() => {
+                i128::from(cx.accept(node.place, units::size(text))?)
+            }
+            _ => return None,
+        };
+        in_range(cx, node.place, name, bytes, range)
+    }
+
+    /// A text that `read` understands.
+    pub fn parsed<T>(
+        &self,
+        cx: &mut Check,
+        name: &str,
+        read: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        cx.accept(text.place, read(text.value))
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&self, cx: &mut Check, name: &str, known: &[(&str, T)]) -> Option<T> {
+        let text = self.text(name)?;
+        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text.value) {
+            return Some(*value);
+        }
+        let remedy = match nearest(text.value, known.iter().map(|(word, _)| *word)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write {}", one_of(known.iter().map(|(word, _)| *word))),
+        };
+        let message = format!("`{}` is not a value of `{name}`", text.value);
+        cx.error(text.place, message, remedy);
+        None
+    }
+
+    /// A path that does not depend on where the agent was started.
+    pub fn absolute(&self, cx: &mut Check, name: &str) -> Option<PathBuf> {
+        let text = self.text(name)?;
+        absolute(cx, name, text)
+    }
+
+    /// A table inside, opened with its keys of the key table.
+    pub fn inner(&self, cx: &mut Check, name: &str) -> Fields<'t> {
+        let path = setting(&self.path, name);
+        let found = self.entries.iter().find(|(key, _)| key.name == name);
+        match found.map(|(key, entry)| (key.shape, &entry.node.value)) {
+            Some((Shape::Fields(keys), Value::Table(table))) => {
+                Fields::open(cx, table, keys, &path)
+            }
+            Some(_) | None => Fields::none(&path),
+        }
+    }
+
+    /// A table of free names, each once.
+    pub fn names(&self, name: &str) -> &'t [Entry] {
+        match self.node(name).map(|node| &node.value) {
+            Some(Value::Table(table)) => &table.entries,
+            Some(_) | None => &[],
+        }
+    }
+}
+
+pub fn absolute(cx: &mut Check, name: &str, text: At<&str>) -> Option<PathBuf> {
+    if Path::new(text.value).is_absolute() {
+        return Some(PathBuf::from(text.value));
+    }
+    let message = format!("`{name}` is a relative path");
+    cx.error(text.place, message, "write the whole path, from `/` on");
+    None
+}
+
+pub fn in_range<T>(
+    cx: &mut Check,
+    place: Place,
+    name: &str,
+    typed: i128,
+    range: RangeInclusive<T>,
+) -> Option<T>
+where
+    T: TryFrom<i128> + PartialOrd + Display + Copy,
+{
+    match T::try_from(typed) {
+        Ok(value) if range.contains(&value) => Some(value),
+        Ok(_) | Err(_) => {
+            let what = match typed {
+                i128::MAX | i128::MIN => "that number".to_owned(),
+                typed => typed.to_string(),
+            };
+            let message = format!("{what} is out of range for `{name}`");
+            let remedy = format!("it must be from {} to {}", range.start(), range.end());
+            cx.error(place, message, remedy);
+            None
+        }
+    }
+}
+
+/// `"a", "b" or "c"`.
+pub fn one_of<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
+    match quoted.as_slice() {
+        [] => String::new(),
+        [only] => only.clone(),
+        [all @ .., last] => format!("{} or {last}", all.join(", ")),
+    }
+}
+
+fn as_text(node: &Node) -> Option<At<&str>> {
+    match &node.value {
+        Value::Text(text) => Some(At {
+            value: text,
+            place: node.place,
+        }),
+        _ => None,
+    }
+}
+
+/// `service.lidar` and `stop` → `service.lidar.stop`.
+pub fn setting(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// An exact match goes before one without regard to case.
+fn find(form: Form, keys: &'static [Key], typed: &str) -> Option<&'static Key> {
+    let exact = keys.iter().find(|key| key.name == typed);
+    match form {
+        Form::Native => exact,
+        Form::Short => {
+            exact.or_else(|| keys.iter().find(|key| key.name.eq_ignore_ascii_case(typed)))
+        }
+    }
+}
+
+/// Tells it, and returns the key that was meant.
+fn unknown(
+    cx: &mut Check,
+    entry: &Entry,
+    keys: &'static [Key],
+    path: &str,
+) -> Option<&'static str> {
+    if cx.form == Form::Short && entry.key.starts_with('_') {
+        return None;
+    }
+    let message = match path {
+        "" => format!("unknown key `{}`", show(&entry.key)),
+        path => format!("unknown key `{}` in [{path}]", show(&entry.key)),
+    };
+    let service = match (&entry.node.value, cx.form) {
+        (Value::Table(table), Form::Native) if path.is_empty() => {
+            table.entries.iter().any(|inner| inner.key == "executable")
+        }
+        _ => false,
+    };
+    let meant = nearest(&entry.key, keys.iter().map(|key| key.name));
+    let remedy = match meant {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if service => format!("a service is written [service.{}]", show(&entry.key)),
+        None if keys.len() <= 9 => {
+            let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            format!("known here are {}", names.join(", "))
+        }
+        None => "this key has no meaning here; take it out".to_owned(),
+    };
+    match cx.form {
+        Form::Native => cx.error(entry.place, message, remedy),
+        Form::Short => cx.warning(entry.place, message, remedy),
+    }
+    meant
+}
+
+/// A name of the file in a message: its control characters would garble the terminal.
+pub fn show(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// JSON lets a key stand twice, and so does the short form with two spellings. The tools that
+/// the short form comes from took the last one.
+fn twice(cx: &mut Check, entry: &Entry, first: &Entry) {
+    let message = format!("the key `{}` stands twice", show(&entry.key));
+    let first = cx.layout.sources.name(first.place);
+    match cx.form {
+        Form::Native => cx.error(entry.place, message, format!("first at {first}")),
+        Form::Short => {
+            let remedy = format!("the one at {first} is not used");
+            cx.warning(entry.place, message, remedy);
+        }
+    }
+}
+
+fn not_yet(cx: &mut Check, entry: &Entry, key: &Key, path: &str) {
+    let place = match entry.node.value {
+        Value::Table(_) => entry.place,
+        _ => entry.node.place,
+    };
+    let message = match path {
+        "" => format!("`{}` is not in this version of the agent yet", key.name),
+        path => format!(
+            "`{}` of [{path}] is not in this version of the agent yet",
+            key.name
+        ),
+    };
+    cx.error(place, message, "take it out for now");
+}
+
+/// Whether the value is what the key wants; tells where it is not.
+pub fn kind(cx: &mut Check, shape: Shape, node: &Node, name: &str) -> bool {
+    if !shape.accepts(&node.value) {
+        let message = format!(
+            "`{}` must be {}, not {}",
+            show(name),
+            shape.wants(),
+            node.value.what()
+        );
+        let remedy = rewrite(shape, &node.value, cx.layout.sources.text(node.place));
+        let origin = cx.origin(node.place);
+        let found = Diagnostic::error(origin, message);
+        cx.found.push(match remedy {
+            Some(remedy) => found.remedy(remedy),
+            None => found,
+        });
+        return false;
+    }
+    match &node.value {
+        Value::Text(text) if text.contains('\0') => {
+            let message = format!("`{}` contains a NUL character", show(name));
+            cx.error(
+                node.place,
+                message,
+                "no path, name or argument can hold one",
+            );
+            false
+        }
+        Value::List(items) => {
+            let item = shape.item().unwrap_or(shape);
+            let before = cx.found.len();
+            for (index, inner) in items.iter().enumerate() {
+                kind(cx, item, inner, &format!("{name}[{index}]"));
+            }
+            cx.found.len() == before
+        }
+        _ => true,
+    }
+}
+
+/// The value as it should have been written, where that can be guessed.
+fn rewrite(shape: Shape, value: &Value, typed: &str) -> Option<String> {
+    match (shape, value) {
+        (Shape::Text, Value::Integer(_) | Value::Float | Value::Flag(_)) => {
+            Some(format!("write \"{typed}\", in quotes"))
+        }
+        (Shape::Duration, Value::Integer(_)) => Some(format!("write \"{typed}s\" for seconds")),
+        (Shape::Integer, Value::Text(text)) if text.parse::<i64>().is_ok() => {
+            Some(format!("write {text}, without quotes"))
+        }
+        (Shape::Flag, Value::Text(text)) if text == "true" || text == "false" => {
+            Some(format!("write {text}, without quotes"))
+        }
+        (Shape::Texts, Value::Text(_)) => Some(format!("write [{typed}], in brackets")),
+        _ => None,
+    }
+}
