@@ -10,6 +10,7 @@ pub mod config;
 pub mod diag;
 pub mod event;
 pub mod handoff;
+pub mod logs;
 pub mod record;
 pub mod request;
 pub mod service;

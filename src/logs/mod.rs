@@ -1,0 +1,13 @@
+//! Descriptors → records: a service's output becomes messages, counters and beats.
+//!
+//! `pipe` reads, `split` finds line ends, `marker` cuts markers out, `join` assembles blocks,
+//! `entry` puts it all into one shared chunk per read, `pace` says when to read again.
+
+pub mod entry;
+pub mod join;
+pub mod marker;
+pub mod pace;
+pub mod pipe;
+pub mod run;
+pub mod split;
+pub mod tee;

@@ -1,0 +1,404 @@
+//! Runs with their pipes → records, beats, and the word that a run's output is complete.
+//!
+//! One task per run reads both of its pipes, until both are closed: also after the run's end,
+//! when something that it started survives and still writes. What comes goes through
+//! `lines` and waits there for room, so that a sink that takes no more stops the reading, and
+//! at last the child, as any pipe would.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{error, warn};
+
+use super::entry::{Assembler, Batch};
+use super::marker;
+use super::pace::Pace;
+use super::pipe::{Brought, Pipe};
+use super::tee::Tee;
+use crate::clock::{local_stamp, now_ms};
+use crate::event::Event;
+use crate::handoff::{self, Beat, Feed, LineOptions, Pipes};
+use crate::record::{
+    Count, Entry, Lines, Record, Source, StreamKind, Streams, end_run_marker, new_run_marker,
+};
+use crate::service::{Exit, RunId};
+
+/// How long the pipes of an ended run are drained at most (CONTRACTS section 3).
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Where everything goes.
+#[derive(Clone, Debug)]
+struct Outlets {
+    lines: mpsc::Sender<Record>,
+    beats: mpsc::Sender<Beat>,
+    inbox: mpsc::Sender<Event>,
+}
+
+/// The sink is gone: there is nobody left to read for.
+#[derive(Debug)]
+struct Closed;
+
+impl<T> From<mpsc::error::SendError<T>> for Closed {
+    fn from(_: mpsc::error::SendError<T>) -> Closed {
+        Closed
+    }
+}
+
+/// Serves every run until `feed` closes; what is open then is read until it is empty.
+pub async fn run(
+    mut feed: mpsc::Receiver<Feed>,
+    lines: mpsc::Sender<Record>,
+    beats: mpsc::Sender<Beat>,
+    inbox: mpsc::Sender<Event>,
+) {
+    let outlets = Outlets {
+        lines,
+        beats,
+        inbox,
+    };
+    let origin = Instant::now();
+    let mut runs: HashMap<RunId, mpsc::Sender<Exit>> = HashMap::new();
+    let mut tasks: JoinSet<RunId> = JoinSet::new();
+    let mut tee: Option<Arc<Tee>> = None;
+    loop {
+        tokio::select! {
+            next = feed.recv() => match next {
+                None => break,
+                Some(Feed::Open { run, streams, pipes, options, at_ms }) => {
+                    if options.tee != handoff::Tee::Off && tee.is_none() {
+                        tee = Tee::start().map(Arc::new);
+                    }
+                    let (end, ended) = mpsc::channel(1);
+                    runs.insert(run, end);
+                    let outlets = outlets.clone();
+                    let task = Task::new(run, streams, pipes, options, tee.clone(), outlets, origin);
+                    tasks.spawn(async move {
+                        let _ = task.serve(at_ms, ended).await;
+                        run
+                    });
+                }
+                Some(Feed::End { run, exit }) => match runs.get(&run) {
+                    // Ended a second time: there is nothing to add.
+                    Some(end) => drop(end.try_send(exit)),
+                    None => {
+                        error!("the output of {run:?} ended before it began");
+                        let _ = outlets.inbox.send(Event::Drained { run }).await;
+                    }
+                },
+                Some(Feed::NeverRan { run, streams, exit, at_ms }) => {
+                    let outlets = outlets.clone();
+                    tasks.spawn(async move {
+                        let _ = never_ran(run, &streams, exit, at_ms, &outlets).await;
+                        run
+                    });
+                }
+            },
+            Some(done) = tasks.join_next(), if !tasks.is_empty() => forget(&mut runs, done),
+        }
+    }
+    runs.clear();
+    while let Some(done) = tasks.join_next().await {
+        forget(&mut runs, done);
+    }
+    if let Some(tee) = tee.and_then(Arc::into_inner) {
+        tee.finish().await;
+    }
+}
+
+fn forget(
+    runs: &mut HashMap<RunId, mpsc::Sender<Exit>>,
+    done: Result<RunId, tokio::task::JoinError>,
+) {
+    match done {
+        Ok(run) => drop(runs.remove(&run)),
+        Err(failure) => error!("reading a service's output failed: {failure}"),
+    }
+}
+
+/// A run that never had a process: both of its markers, and it is over.
+async fn never_ran(
+    run: RunId,
+    streams: &Arc<Streams>,
+    exit: Exit,
+    at_ms: u64,
+    outlets: &Outlets,
+) -> Result<(), Closed> {
+    outlets.lines.send(begins(streams, at_ms)).await?;
+    outlets.lines.send(ends(streams, now_ms(), exit)).await?;
+    outlets.inbox.send(Event::Drained { run }).await?;
+    Ok(())
+}
+
+fn begins(streams: &Arc<Streams>, at_ms: u64) -> Record {
+    let marker = new_run_marker(&local_stamp(at_ms));
+    Record::Entry(Entry::plain(streams, StreamKind::Info, at_ms, marker))
+}
+
+fn ends(streams: &Arc<Streams>, at_ms: u64, exit: Exit) -> Record {
+    let marker = end_run_marker(&local_stamp(at_ms), exit.code());
+    Record::Entry(Entry::plain(streams, StreamKind::Info, at_ms, marker))
+}
+
+/// One run.
+struct Task {
+    run: RunId,
+    stdout: Side,
+    stderr: Side,
+    outlet: LineOutlet,
+}
+
+/// Where one run's messages go.
+struct LineOutlet {
+    streams: Arc<Streams>,
+    tee_form: handoff::Tee,
+    tee: Option<Arc<Tee>>,
+    outlets: Outlets,
+}
+
+/// One of its pipes.
+struct Side {
+    source: Source,
+    /// `None` when it is closed.
+    pipe: Option<Pipe>,
+    assembler: Assembler,
+    pace: Pace,
+    /// When to read next; `None` while the pipe is empty.
+    due: Option<Instant>,
+}
+
+impl Task {
+    fn new(
+        run: RunId,
+        streams: Arc<Streams>,
+        pipes: Pipes,
+        options: LineOptions,
+        tee: Option<Arc<Tee>>,
+        outlets: Outlets,
+        origin: Instant,
+    ) -> Task {
+        let side = |source, fd| {
+            let (pipe, now) = (Pipe::new(fd), Instant::now());
+            Side {
+                source,
+                pace: Pace::new(origin, now, pipe.capacity()),
+                pipe: Some(pipe),
+                assembler: Assembler::new(options.max_line),
+                due: None,
+            }
+        };
+        Task {
+            run,
+            stdout: side(Source::Stdout, pipes.stdout),
+            stderr: side(Source::Stderr, pipes.stderr),
+            outlet: LineOutlet {
+                streams,
+                tee_form: options.tee,
+                tee,
+                outlets,
+            },
+        }
+    }
+
+    /// From the start marker to the last byte of the last writer.
+    async fn serve(mut self, at_ms: u64, mut ended: mpsc::Receiver<Exit>) -> Result<(), Closed> {
+        let streams = Arc::clone(&self.outlet.streams);
+        let lines = self.outlet.outlets.lines.clone();
+        lines.send(begins(&streams, at_ms)).await?;
+        let mut over = false;
+        while !(over && self.is_closed()) {
+            match self.wait(&mut ended).await {
+                Woken::Due => self.read().await?,
+                Woken::Ended(exit) => {
+                    self.drain().await?;
+                    lines.send(ends(&streams, now_ms(), exit)).await?;
+                    let drained = Event::Drained { run: self.run };
+                    self.outlet.outlets.inbox.send(drained).await?;
+                    over = true;
+                }
+                // Nobody will tell the end any more: what is there, and no waiting for more.
+                Woken::Abandoned => return self.drain().await,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.stdout.pipe.is_none() && self.stderr.pipe.is_none()
+    }
+
+    /// Until it is time to read, or the run ended.
+    async fn wait(&mut self, ended: &mut mpsc::Receiver<Exit>) -> Woken {
+        let due = [self.stdout.due, self.stderr.due]
+            .into_iter()
+            .flatten()
+            .min();
+        if due.is_some_and(|due| due <= Instant::now()) {
+            // A fast child: everybody else gets a turn all the same.
+            tokio::task::yield_now().await;
+            return match ended.try_recv() {
+                Ok(exit) => Woken::Ended(exit),
+                Err(_) => Woken::Due,
+            };
+        }
+        let pause = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            exit = ended.recv() => exit.map_or(Woken::Abandoned, Woken::Ended),
+            () = pause => Woken::Due,
+            () = self.stdout.readable() => Woken::Due,
+            () = self.stderr.readable() => Woken::Due,
+        }
+    }
+
+    /// One read of each pipe that is due.
+    async fn read(&mut self) -> Result<(), Closed> {
+        let now = Instant::now();
+        for side in [&mut self.stdout, &mut self.stderr] {
+            if side.due.is_some_and(|due| due <= now) {
+                let mut batch = Batch::default();
+                side.read(now, &mut batch);
+                self.outlet.send(side.source, batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Both pipes until they are empty, or it takes too long; then what is left of lines and
+    /// blocks: their writer is gone.
+    async fn drain(&mut self) -> Result<(), Closed> {
+        let deadline = Instant::now() + DRAIN;
+        for side in [&mut self.stdout, &mut self.stderr] {
+            side.due = Some(deadline);
+        }
+        loop {
+            let now = Instant::now();
+            let mut busy = false;
+            for side in [&mut self.stdout, &mut self.stderr] {
+                if side.due.is_some() && now < deadline {
+                    let mut batch = Batch::default();
+                    side.read(now, &mut batch);
+                    self.outlet.send(side.source, batch).await?;
+                    busy |= side.due.is_some();
+                }
+            }
+            if !busy {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        for side in [&mut self.stdout, &mut self.stderr] {
+            let mut batch = Batch::default();
+            side.assembler.finish(&mut batch);
+            self.outlet.send(side.source, batch).await?;
+        }
+        Ok(())
+    }
+}
+
+enum Woken {
+    Due,
+    Ended(Exit),
+    Abandoned,
+}
+
+impl Side {
+    /// Until an empty pipe is not empty any more; for ever where it is not waited for.
+    async fn readable(&mut self) {
+        match &mut self.pipe {
+            Some(pipe) if self.due.is_none() => {
+                if let Err(failure) = pipe.readable().await {
+                    warn!("cannot wait for output: {failure}");
+                    self.pipe = None;
+                    return;
+                }
+                let now = Instant::now();
+                self.pace.woke(now);
+                self.due = Some(now);
+            }
+            Some(_) | None => std::future::pending().await,
+        }
+    }
+
+    /// One read; sets when to read next.
+    fn read(&mut self, now: Instant, batch: &mut Batch) {
+        let Some(pipe) = &mut self.pipe else {
+            self.due = None;
+            return;
+        };
+        match pipe.read(|bytes| self.assembler.push(bytes, batch)) {
+            Ok(Brought::Bytes(read)) => {
+                if read >= self.pace.capacity()
+                    && let Some(capacity) = pipe.enlarge()
+                {
+                    self.pace.enlarged(capacity);
+                }
+                self.due = Some(self.pace.step(now, read));
+            }
+            Ok(Brought::Empty) => self.due = None,
+            Ok(Brought::Eof) => self.close(batch),
+            Err(failure) => {
+                warn!("cannot read {} any more: {failure}", self.source.as_str());
+                self.close(batch);
+            }
+        }
+    }
+
+    fn close(&mut self, batch: &mut Batch) {
+        self.assembler.finish(batch);
+        self.pipe = None;
+        self.due = None;
+    }
+}
+
+impl LineOutlet {
+    /// Sends one read's messages and marks, and waits for room.
+    async fn send(&self, source: Source, mut batch: Batch) -> Result<(), Closed> {
+        let counts = batch.marks.take();
+        if !batch.spans.is_empty() {
+            let bytes = batch
+                .spans
+                .iter()
+                .map(|span| u64::from(span.end - span.start));
+            let tally = &self.streams.tally;
+            tally.add_lines(batch.spans.len() as u64, bytes.sum());
+            let lines = Lines {
+                streams: Arc::clone(&self.streams),
+                source,
+                read_ms: now_ms(),
+                chunk: Bytes::from(batch.chunk),
+                spans: batch.spans,
+            };
+            if let Some(tee) = &self.tee {
+                tee.copy(&lines, self.tee_form);
+            }
+            self.outlets.lines.send(Record::Lines(lines)).await?;
+        }
+        for (key, what) in counts {
+            let stream_name = Arc::clone(self.streams.name());
+            if let Some((category, kind)) = marker::beat(&key, &what) {
+                let beat = Beat {
+                    stream_name: Arc::clone(&stream_name),
+                    category: category.to_owned(),
+                    what: kind,
+                };
+                self.outlets.beats.send(beat).await?;
+            }
+            let count = Count {
+                stream_name,
+                key,
+                what,
+            };
+            self.outlets.lines.send(Record::Count(count)).await?;
+        }
+        Ok(())
+    }
+}
