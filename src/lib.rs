@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod diag;
 pub mod event;
 pub mod handoff;
