@@ -12,6 +12,7 @@ pub mod control;
 pub mod diag;
 pub mod event;
 pub mod handoff;
+pub mod query;
 pub mod record;
 pub mod request;
 pub mod service;

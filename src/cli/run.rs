@@ -1,6 +1,5 @@
 //! a command for a running agent → a question, its answer on stdout, an exit code.
 //!
-//! How the agent is reached is the caller's: `ask` gets the request and for whom it is.
 //! Exit codes: 0 done or healthy, 1 not, also when there is no agent.
 
 use std::io::{self, IsTerminal, Write};
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use super::args::Command;
 use super::show::{self, Colour, Look};
+use crate::control::client::{self, Search, SocketsOf};
 use crate::request::{ProbeAnswer, Reply, Request};
 
 /// What is asked, of whom, and how long an answer may take.
@@ -23,12 +23,19 @@ pub struct Question<'a> {
 /// For status, which an agent that lives answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Performs `command` with the real stdout and stderr. `None`: no command for a running
-/// agent. `ask` says in words why there is no reply.
-pub fn client_verb(
-    command: &Command,
-    ask: impl FnOnce(&Question<'_>) -> Result<Reply, String>,
-) -> Option<i32> {
+/// Performs `command` with the real agent, stdout and stderr. `None`: no command for a
+/// running agent. `sockets_of` tells where the agent of a configuration listens; it is called
+/// only when the usual place has no agent, or when a configuration was named.
+pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
+    let ask = |question: &Question<'_>| {
+        let search = Search {
+            variable: &|name| std::env::var_os(name),
+            config: question.config,
+            sockets_of,
+        };
+        client::ask(&question.request, &search, question.limit)
+            .map_err(|trouble| trouble.to_string())
+    };
     perform(command, ask, &mut io::stdout(), &mut io::stderr(), look)
 }
 
@@ -50,7 +57,7 @@ fn look() -> Look {
     }
 }
 
-/// As [`client_verb`], with everything given.
+/// As [`client_verb`], with everything given. `ask` says in words why there is no reply.
 pub fn perform(
     command: &Command,
     ask: impl FnOnce(&Question<'_>) -> Result<Reply, String>,
