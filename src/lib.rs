@@ -5,12 +5,15 @@
 //! nouns below are what the lines exchange; lines never import each other.
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod diag;
 pub mod event;
 pub mod handoff;
 pub mod logs;
+pub mod query;
 pub mod record;
 pub mod request;
 pub mod service;

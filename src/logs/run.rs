@@ -383,17 +383,16 @@ impl LineOutlet {
             self.outlets.lines.send(Record::Lines(lines)).await?;
         }
         for (key, what) in counts {
-            let stream_name = Arc::clone(self.streams.name());
             if let Some((category, kind)) = marker::beat(&key, &what) {
                 let beat = Beat {
-                    stream_name: Arc::clone(&stream_name),
+                    stream_name: Arc::clone(self.streams.name()),
                     category: category.to_owned(),
                     what: kind,
                 };
                 self.outlets.beats.send(beat).await?;
             }
             let count = Count {
-                stream_name,
+                streams: Arc::clone(&self.streams),
                 key,
                 what,
             };

@@ -1,0 +1,205 @@
+//! a command for a running agent → a question, its answer on stdout, an exit code.
+//!
+//! Exit codes: 0 done or healthy, 1 not, also when there is no agent.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use super::args::Command;
+use super::show::{self, Colour, Look};
+use crate::control::client::{self, Search, SocketsOf};
+use crate::request::{ProbeAnswer, Reply, Request};
+
+/// What is asked, of whom, and how long an answer may take.
+#[derive(Debug)]
+pub struct Question<'a> {
+    pub request: Request,
+    pub config: Option<&'a Path>,
+    /// `None`: as long as the agent lives.
+    pub limit: Option<Duration>,
+}
+
+/// For status, which an agent that lives answers at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Performs `command` with the real agent, stdout and stderr. `None`: no command for a
+/// running agent. `sockets_of` tells where the agent of a configuration listens; it is called
+/// only when the usual place has no agent, or when a configuration was named.
+pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
+    let ask = |question: &Question<'_>| {
+        let search = Search {
+            variable: &|name| std::env::var_os(name),
+            config: question.config,
+            sockets_of,
+        };
+        client::ask(&question.request, &search, question.limit)
+            .map_err(|trouble| trouble.to_string())
+    };
+    perform(command, ask, &mut io::stdout(), &mut io::stderr(), look)
+}
+
+/// Colour only where someone looks (NO_COLOR: no-color.org), and never for `TERM=dumb`.
+fn look() -> Look {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return Look::default();
+    }
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
+    let width = rustix::termios::tcgetwinsize(&stdout)
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0);
+    Look {
+        colour: if plain { Colour::Never } else { Colour::Ansi },
+        width,
+    }
+}
+
+/// As [`client_verb`], with everything given. `ask` says in words why there is no reply.
+pub fn perform(
+    command: &Command,
+    ask: impl FnOnce(&Question<'_>) -> Result<Reply, String>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    look: impl FnOnce() -> Look,
+) -> Option<i32> {
+    let question = question(command)?;
+    let answer = ask(&question);
+    if let Command::Probe { .. } = command {
+        let (healthy, reason) = verdict(answer);
+        let told = say(out, &show::probe(healthy, &reason));
+        return Some(if healthy && told { 0 } else { 1 });
+    }
+    let data = match answer {
+        Ok(Reply { ok: true, data, .. }) => data,
+        Ok(Reply { error, .. }) => {
+            let error = error.unwrap_or_else(|| "the agent refused, without a reason".to_owned());
+            return Some(complain(err, &error));
+        }
+        Err(error) => return Some(complain(err, &error)),
+    };
+    let text = match command {
+        Command::Status { json: true, .. } => format!("{data:#}\n"),
+        Command::Status { json: false, .. } => show::status(&data, look()),
+        _ => show::outcome(&data),
+    };
+    Some(if say(out, &text) { 0 } else { 1 })
+}
+
+fn question(command: &Command) -> Option<Question<'_>> {
+    let (request, agent, limit) = match command {
+        Command::Probe {
+            ready,
+            services,
+            timeout,
+            config,
+        } => {
+            let request = Request::Probe {
+                ready: *ready,
+                services: services.clone(),
+            };
+            // The whole program must be done in time, not only the answer be here.
+            let margin = Duration::from_millis(50).min(*timeout / 20);
+            return Some(Question {
+                request,
+                config: config.as_deref(),
+                limit: Some(*timeout - margin),
+            });
+        }
+        Command::Status {
+            services, agent, ..
+        } => {
+            let request = Request::Status {
+                services: services.clone(),
+            };
+            (request, agent, agent.timeout.or(Some(PATIENCE)))
+        }
+        Command::Start {
+            services,
+            wait,
+            agent,
+        } => {
+            let (services, wait) = (services.clone(), *wait);
+            (Request::Start { services, wait }, agent, agent.timeout)
+        }
+        Command::Stop {
+            services,
+            wait,
+            agent,
+        } => {
+            let (services, wait) = (services.clone(), *wait);
+            (Request::Stop { services, wait }, agent, agent.timeout)
+        }
+        Command::Restart {
+            services,
+            wait,
+            agent,
+        } => {
+            let (services, wait) = (services.clone(), *wait);
+            (Request::Restart { services, wait }, agent, agent.timeout)
+        }
+        Command::Signal {
+            signal,
+            services,
+            agent,
+        } => {
+            let request = Request::Signal {
+                signal: signal.0.to_string(),
+                services: services.clone(),
+            };
+            (request, agent, agent.timeout)
+        }
+        Command::Reload {
+            dry_run,
+            wait,
+            agent,
+        } => {
+            let (dry_run, wait) = (*dry_run, *wait);
+            (Request::Reload { dry_run, wait }, agent, agent.timeout)
+        }
+        Command::Shutdown { agent } => (Request::Shutdown, agent, agent.timeout),
+        Command::Run { .. }
+        | Command::RunCommand { .. }
+        | Command::Wrapp { .. }
+        | Command::Check { .. }
+        | Command::Health { .. }
+        | Command::Symbolize { .. }
+        | Command::Demo { .. }
+        | Command::Version
+        | Command::Help(_) => return None,
+    };
+    Some(Question {
+        request,
+        config: agent.config.as_deref(),
+        limit,
+    })
+}
+
+fn verdict(answer: Result<Reply, String>) -> (bool, String) {
+    match answer {
+        Ok(Reply { ok: true, data, .. }) => match serde_json::from_value::<ProbeAnswer>(data) {
+            Ok(answer) => (answer.healthy, answer.reason),
+            Err(error) => (
+                false,
+                format!("the agent's answer is not understood: {error}"),
+            ),
+        },
+        Ok(Reply { error, .. }) => (false, error.unwrap_or_default()),
+        Err(error) => (false, error),
+    }
+}
+
+/// False when nobody reads any more, or the disk is full.
+fn say(out: &mut dyn Write, text: &str) -> bool {
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_ok()
+}
+
+fn complain(err: &mut dyn Write, error: &str) -> i32 {
+    // A closed stderr leaves the exit code.
+    let _ = writeln!(err, "agent: {}", show::clean(error));
+    1
+}

@@ -1,0 +1,301 @@
+//! What may be typed: one table for parsing, help and suggestions.
+
+/// Every verb of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    Run,
+    Wrapp,
+    Check,
+    Probe,
+    Health,
+    Status,
+    Start,
+    Stop,
+    Restart,
+    Signal,
+    Reload,
+    Shutdown,
+    Symbolize,
+    Demo,
+}
+
+/// Under which heading the help lists a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Supervise,
+    Look,
+    Change,
+    Other,
+}
+
+impl Group {
+    pub const ALL: [Group; 4] = [Group::Supervise, Group::Look, Group::Change, Group::Other];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Group::Supervise => "Supervise",
+            Group::Look => "Look",
+            Group::Change => "Change",
+            Group::Other => "Other",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Verb {
+    pub name: Name,
+    pub word: &'static str,
+    pub group: Group,
+    /// What follows the word, one line for each form.
+    pub usage: &'static [&'static str],
+    pub summary: &'static str,
+    pub flags: &'static [Flag],
+    pub words: Words,
+    /// Below the flags in the verb's own help.
+    pub more: &'static str,
+}
+
+#[derive(Debug)]
+pub struct Flag {
+    pub long: &'static str,
+    /// What its value is called; `None` for a flag without one.
+    pub value: Option<&'static str>,
+    pub help: &'static str,
+}
+
+/// What may stand beside the flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    None,
+    /// A command after `--`.
+    Command,
+    /// A path, at most.
+    Path,
+    /// Services: none means all, or the agent as a whole.
+    Services,
+    /// At least one service.
+    SomeServices,
+    /// A signal, then at least one service.
+    SignalAndServices,
+    /// The verb reads them itself, flags and all.
+    Own,
+}
+
+const CONFIG: Flag = Flag {
+    long: "--config",
+    value: Some("PATH"),
+    help: "configuration (default: $AGENT_CONFIG, else /etc/agent/agent.toml)",
+};
+const CONFIG_OF: Flag = Flag {
+    long: "--config",
+    value: Some("PATH"),
+    help: "ask the agent that runs with this configuration",
+};
+const NO_WAIT: Flag = Flag {
+    long: "--no-wait",
+    value: None,
+    help: "return at once, not when it has happened",
+};
+const TIMEOUT: Flag = Flag {
+    long: "--timeout",
+    value: Some("TIME"),
+    help: "wait no longer than this for the agent's answer (\"500ms\", \"10s\")",
+};
+
+pub const VERBS: &[Verb] = &[
+    Verb {
+        name: Name::Run,
+        word: "run",
+        group: Group::Supervise,
+        usage: &[
+            "[--config PATH]",
+            "[--redis URL] [--name NAME] -- COMMAND [ARG…]",
+        ],
+        summary: "supervise every service of the configuration, or one command",
+        flags: &[
+            CONFIG,
+            Flag {
+                long: "--redis",
+                value: Some("URL"),
+                help: "Redis for the one command: redis://host:port, unix:///path",
+            },
+            Flag {
+                long: "--name",
+                value: Some("NAME"),
+                help: "name of the one command (default: its base name)",
+            },
+        ],
+        words: Words::Command,
+        more: "Stays in the foreground. TERM or INT stops everything in order, HUP reloads.\n\
+               Exit code 0 after an ordered shutdown, 2 when the configuration is wrong.\n",
+    },
+    Verb {
+        name: Name::Wrapp,
+        word: "wrapp",
+        group: Group::Supervise,
+        usage: &["CONFIG"],
+        summary: "wrap one application as its configuration file says",
+        flags: &[],
+        words: Words::Own,
+        more: "The drop-in for wrapp; also the behaviour when started under that name.\n\
+               Exits with the application's code, 128 + signal where a signal ended it.\n",
+    },
+    Verb {
+        name: Name::Check,
+        word: "check",
+        group: Group::Supervise,
+        usage: &["[--config PATH]"],
+        summary: "validate a configuration and start nothing",
+        flags: &[CONFIG],
+        words: Words::Path,
+        more: "Exit code 0 when it is valid, 2 when it is not.\n",
+    },
+    Verb {
+        name: Name::Probe,
+        word: "--probe",
+        group: Group::Look,
+        usage: &["[--ready] [SERVICE…]"],
+        summary: "healthy? one line, exit 0 or 1, for HEALTHCHECK and scripts",
+        flags: &[
+            Flag {
+                long: "--ready",
+                value: None,
+                help: "also every service ready or done, and Redis connected",
+            },
+            Flag {
+                long: "--timeout",
+                value: Some("TIME"),
+                help: "answer within this time (default: 1s)",
+            },
+            CONFIG_OF,
+        ],
+        words: Words::Services,
+        more: "Without names: every critical service. With names: exactly these.\n",
+    },
+    Verb {
+        name: Name::Status,
+        word: "status",
+        group: Group::Look,
+        usage: &["[--json] [SERVICE…]"],
+        summary: "services, their states, processes and health",
+        flags: &[
+            Flag {
+                long: "--json",
+                value: None,
+                help: "for programs",
+            },
+            TIMEOUT,
+            CONFIG_OF,
+        ],
+        words: Words::Services,
+        more: "",
+    },
+    Verb {
+        name: Name::Health,
+        word: "health",
+        group: Group::Look,
+        usage: &["[--config FILE] SERVICE:CATEGORY…"],
+        summary: "health pools from Redis, as JSON",
+        flags: &[],
+        words: Words::Own,
+        more: "The drop-in for jettison_health; also the behaviour when started under that name.\n",
+    },
+    Verb {
+        name: Name::Start,
+        word: "start",
+        group: Group::Change,
+        usage: &["SERVICE…"],
+        summary: "start services",
+        flags: &[NO_WAIT, TIMEOUT, CONFIG_OF],
+        words: Words::SomeServices,
+        more: "",
+    },
+    Verb {
+        name: Name::Stop,
+        word: "stop",
+        group: Group::Change,
+        usage: &["SERVICE…"],
+        summary: "stop services, with everything they started",
+        flags: &[NO_WAIT, TIMEOUT, CONFIG_OF],
+        words: Words::SomeServices,
+        more: "",
+    },
+    Verb {
+        name: Name::Restart,
+        word: "restart",
+        group: Group::Change,
+        usage: &["SERVICE…"],
+        summary: "stop services, then start them",
+        flags: &[NO_WAIT, TIMEOUT, CONFIG_OF],
+        words: Words::SomeServices,
+        more: "",
+    },
+    Verb {
+        name: Name::Signal,
+        word: "signal",
+        group: Group::Change,
+        usage: &["SIGNAL SERVICE…"],
+        summary: "send a signal to services' main processes",
+        flags: &[TIMEOUT, CONFIG_OF],
+        words: Words::SignalAndServices,
+        more: "SIGNAL is a name or a number: HUP, SIGUSR1, 10.\n",
+    },
+    Verb {
+        name: Name::Reload,
+        word: "reload",
+        group: Group::Change,
+        usage: &["[--dry-run]"],
+        summary: "read the configuration again; restart only what changed",
+        flags: &[
+            Flag {
+                long: "--dry-run",
+                value: None,
+                help: "only say what would change",
+            },
+            NO_WAIT,
+            TIMEOUT,
+            CONFIG_OF,
+        ],
+        words: Words::None,
+        more: "",
+    },
+    Verb {
+        name: Name::Shutdown,
+        word: "shutdown",
+        group: Group::Change,
+        usage: &[""],
+        summary: "stop every service in order, then the agent",
+        flags: &[TIMEOUT, CONFIG_OF],
+        words: Words::None,
+        more: "",
+    },
+    Verb {
+        name: Name::Symbolize,
+        word: "symbolize",
+        group: Group::Other,
+        usage: &["CORE [--executable PATH] [--debug-dir DIR]… [--sysroot DIR] [--json]"],
+        summary: "explain a core file: threads, functions, lines",
+        flags: &[],
+        words: Words::Own,
+        more: "",
+    },
+    Verb {
+        name: Name::Demo,
+        word: "demo",
+        group: Group::Other,
+        usage: &[""],
+        summary: "a self-contained demonstration on this machine",
+        flags: &[],
+        words: Words::Own,
+        more: "",
+    },
+];
+
+/// Promised for a later version: named, so that nobody takes them for a slip.
+pub const LATER: &[&str] = &[
+    "detach", "upgrade", "logs", "top", "crashes", "stacks", "events", "wait", "graph", "init",
+];
+
+pub fn find(word: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.word == word)
+}

@@ -1,0 +1,9 @@
+//! requests of operators → events for the supervisor; replies → answers on the socket.
+//!
+//! `bind` makes the socket, `server` serves it, `client` asks it, `frame` is the form in
+//! which both speak (CONTRACTS section 8).
+
+pub mod bind;
+pub mod client;
+pub mod frame;
+pub mod server;
