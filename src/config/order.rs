@@ -75,3 +75,73 @@ fn cycle(before: &[Vec<usize>], missing: &[usize], from: usize) -> Vec<usize> {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::service::plain;
+    use crate::service::ServiceName;
+
+    fn services(text: &[(&str, &[&str])]) -> Vec<Service> {
+        let name = |n: &str| ServiceName::new(n).unwrap();
+        text.iter()
+            .map(|(own, after)| Service {
+                after: after.iter().map(|n| name(n)).collect(),
+                ..plain(name(own), "x".into(), Vec::new(), 0)
+            })
+            .collect()
+    }
+
+    fn order(text: &[(&str, &[&str])]) -> Result<String, String> {
+        let services = services(text);
+        let join = |order: Vec<usize>| {
+            let names: Vec<&str> = order.iter().map(|i| services[*i].name.as_str()).collect();
+            names.join(" ")
+        };
+        start_order(services.iter()).map(join).map_err(join)
+    }
+
+    #[test]
+    fn dependencies_first_else_the_files_order() {
+        assert_eq!(
+            order(&[("c", &[]), ("a", &[]), ("b", &[])]),
+            Ok("c a b".into())
+        );
+        assert_eq!(
+            order(&[("a", &["c"]), ("b", &[]), ("c", &[])]),
+            Ok("b c a".into())
+        );
+        assert_eq!(
+            order(&[("a", &["b", "c"]), ("b", &["d"]), ("c", &["d"]), ("d", &[])]),
+            Ok("d b c a".into())
+        );
+        assert_eq!(order(&[("a", &["nowhere"])]), Ok("a".into()));
+        assert_eq!(order(&[]), Ok(String::new()));
+    }
+
+    #[test]
+    fn cycles_are_walked_from_the_first_member() {
+        assert_eq!(order(&[("a", &["a"])]), Err("a".into()));
+        assert_eq!(
+            order(&[("x", &["b"]), ("a", &["b"]), ("b", &["c"]), ("c", &["a"])]),
+            Err("a b c".into())
+        );
+        // What only waits for a cycle is not in it.
+        assert_eq!(
+            order(&[("z", &["a"]), ("a", &["b"]), ("b", &["a"])]),
+            Err("a b".into())
+        );
+    }
+
+    #[test]
+    fn a_very_long_chain() {
+        let names: Vec<String> = (0..20_000).map(|n| format!("s{n}")).collect();
+        let mut all: Vec<Service> = services(&[]);
+        for (index, own) in names.iter().enumerate() {
+            let after = names.get(index + 1).map(String::as_str);
+            all.extend(services(&[(own, after.as_slice())]));
+        }
+        let order = start_order(all.iter()).unwrap();
+        assert_eq!((order[0], order[19_999]), (19_999, 0));
+    }
+}
