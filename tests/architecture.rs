@@ -14,7 +14,7 @@ const EDGES: &[&str] = &[
     "signals.rs",
     "diag.rs",
     "clock.rs",
-    "query.rs",
+    "query/fetch.rs",
     "config/load.rs",
     "supervise/spawn.rs",
     "supervise/reap.rs",
