@@ -66,7 +66,12 @@ fn ask(redis: &Redis, targets: &BTreeSet<Target>, until: Instant) -> Result<Pool
     if let Some(secret) = &redis.password {
         settings = settings.set_password(password(secret)?);
     }
-    let failed = |error: RedisError| Failure::Connection(format!("{}: {error}", redis.endpoint));
+    let failed = |error: RedisError| {
+        let error = error.to_string();
+        // Rust's ` (os error 111)` tells a reader nothing.
+        let words = error.split(" (os error ").next().unwrap_or_default();
+        Failure::Connection(format!("{}: {words}", redis.endpoint))
+    };
     let mut connection = connect(&redis.endpoint, &settings, until).map_err(failed)?;
     let mut pipeline = redis::pipe();
     for target in targets {
