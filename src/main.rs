@@ -1,3 +1,133 @@
 //! argv → one call per mode → exit code.
 
-fn main() {}
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use jettison_agent::cli::args::{self, Command, Refusal};
+use jettison_agent::config::load::{self, Environment};
+use jettison_agent::config::{Config, Loaded};
+use jettison_agent::{cli, daemon, demo, diag, names, query};
+
+fn main() -> ExitCode {
+    // Before any thread: afterwards the C library must not be told.
+    names::pin();
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let code = match args::parse(&argv, std::process::id()) {
+        Ok(command) => perform(command),
+        Err(Refusal::Nothing(help)) => complain(&help, 2),
+        Err(Refusal::Wrong(sentence)) => complain(&format!("agent: {sentence}\n"), 2),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn perform(command: Command) -> i32 {
+    match command {
+        Command::Run { config } => run(config.as_deref()),
+        Command::RunCommand { redis, name, argv } => {
+            run_command(redis.as_deref(), name.as_deref(), &argv)
+        }
+        Command::Check { config } => check(config.as_deref()),
+        Command::Health { args } => query::main(&args, redis_of),
+        Command::Demo { args } => demo::main(&args),
+        Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Help(text) => say(&text),
+        Command::Wrapp { .. } | Command::Symbolize { .. } => {
+            complain("agent: not in this version\n", 2)
+        }
+        client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
+    }
+}
+
+fn run(path: Option<&Path>) -> i32 {
+    diag::start();
+    let loaded = match load::load(path, &Environment::read()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
+    };
+    if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
+        return complain("agent: the configuration has no service: nothing to supervise\n", 2);
+    }
+    let path = path.map(Path::to_owned);
+    let again = move || {
+        load::load(path.as_deref(), &Environment::read())
+            .map(|loaded| loaded.config)
+            .map_err(|problems| problems.to_string())
+    };
+    supervise(loaded, Box::new(again))
+}
+
+fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i32 {
+    diag::start();
+    let Some(words) = argv
+        .iter()
+        .map(|word| word.to_str().map(str::to_owned))
+        .collect::<Option<Vec<String>>>()
+    else {
+        return complain("agent: the command's words must be UTF-8\n", 2);
+    };
+    match load::from_command(&words, redis, name, &Environment::read()) {
+        Ok(loaded) => {
+            let config = loaded.config.clone();
+            supervise(loaded, Box::new(move || Ok(config.clone())))
+        }
+        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+    }
+}
+
+fn supervise(loaded: Loaded, reload: daemon::Reload) -> i32 {
+    for warning in &loaded.warnings {
+        tracing::warn!("{}", warning.brief());
+    }
+    daemon::run(loaded.config, reload, daemon::Outlet::Redis)
+}
+
+fn check(path: Option<&Path>) -> i32 {
+    match load::load(path, &Environment::read()) {
+        Ok(loaded) => {
+            let mut warnings = loaded.warnings.clone();
+            warnings.extend(load::survey(&loaded));
+            for warning in &warnings {
+                complain(&format!("{warning}\n"), 0);
+            }
+            say(&summary(&loaded.config, warnings.len()))
+        }
+        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+    }
+}
+
+fn summary(config: &Config, warnings: usize) -> String {
+    let services = match config.services.len() {
+        1 => "1 service".to_owned(),
+        count => format!("{count} services"),
+    };
+    let warnings = match warnings {
+        0 => String::new(),
+        1 => ", 1 warning".to_owned(),
+        count => format!(", {count} warnings"),
+    };
+    format!("ok: {services}, Redis at {}{warnings}\n", config.redis.endpoint)
+}
+
+fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {
+    load::load_redis(path, &Environment::read()).map_err(|problems| problems.to_string())
+}
+
+fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {
+    load::load(path, &Environment::read())
+        .map(|loaded| daemon::sockets_of(&loaded.config))
+        .map_err(|problems| problems.to_string())
+}
+
+fn say(text: &str) -> i32 {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn complain(text: &str, code: i32) -> i32 {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    code
+}

@@ -11,6 +11,10 @@ const EDGES: &[&str] = &[
     "main.rs",
     "daemon.rs",
     "demo.rs",
+    "demo/acts.rs",
+    "demo/screen.rs",
+    "demo/watch.rs",
+    "names.rs",
     "signals.rs",
     "diag.rs",
     "clock.rs",
@@ -41,8 +45,8 @@ const EDGES: &[&str] = &[
 /// Words that make a file an edge.
 const IMPURE: &[&str] = &[
     "tokio",
-    "use redis",
-    "::redis::",
+    "use redis::",
+    " ::redis::",
     "redis::cmd",
     "rustix",
     "signal_hook",
@@ -86,6 +90,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("health", LINE),
     ("sink", LINE),
     ("query", LINE),
+    ("names", &[]),
     ("signals", &["event"]),
     ("control", &["event", "request", "service", "config"]),
     (

@@ -1,0 +1,296 @@
+//! configuration → a running agent → exit code: wiring only.
+//!
+//! Creates every channel of the house, starts every loop, and ends them in order: first the
+//! supervisor (all services are down by then), then what services still had to say, then the
+//! sink once it has delivered it. No decision is made here.
+//!
+//! Three threads: the main thread forks, waits and kills (`supervise::reap`); this runtime
+//! does everything else; the journal gets one of its own.
+
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, Config, Identity};
+use crate::control::bind::{self, BindError, Bound};
+use crate::control::server::{self, Access};
+use crate::event::Event;
+use crate::handoff::{HealthGauge, SinkGauge};
+use crate::record::Record;
+use crate::supervise::accounts;
+use crate::supervise::notify::Notify;
+use crate::supervise::reap::{self, Order, Orders};
+use crate::supervise::run::Hands;
+use crate::{logs, signals, sink, supervise};
+
+/// Events that may wait for the supervisor, which waits for nothing else.
+const INBOX: usize = 4096;
+/// Chunks of lines that may wait for the sink beside its own bound: small, because their
+/// memory is counted nowhere else.
+const LINES: usize = 8;
+/// Life-cycle entries and values that may wait for the sink, which always receives.
+const WORDS: usize = 4096;
+
+/// Where records end.
+pub enum Outlet {
+    Redis,
+    /// There is none: the demonstration shows them instead.
+    Shown(fn(&Record)),
+}
+
+/// Runs the agent until it is told to end, or its `main` service does. Returns the exit code.
+///
+/// Must be called on the main thread, before any other thread exists.
+pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
+    let bound = match place(&config) {
+        Ok(bound) => bound,
+        Err(error) => {
+            tracing::error!("{error}");
+            return 1;
+        }
+    };
+    let (orders, reaper) = match reap::channel() {
+        Ok(channel) => channel,
+        Err(error) => {
+            tracing::error!("cannot prepare for child processes: {error}");
+            return 1;
+        }
+    };
+    let (inbox_in, inbox) = mpsc::channel(INBOX);
+    let house = House {
+        config,
+        reload,
+        outlet,
+        bound,
+        orders: orders.clone(),
+        inbox_in: inbox_in.clone(),
+        inbox,
+    };
+    let thread = std::thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || {
+            let code = house.live();
+            orders.give(Order::Quit);
+            code
+        });
+    match thread {
+        Ok(thread) => {
+            reaper.run(inbox_in);
+            thread.join().unwrap_or(1)
+        }
+        Err(error) => {
+            tracing::error!("cannot start a thread: {error}");
+            1
+        }
+    }
+}
+
+/// Loads the configuration anew, or says in words why that cannot be.
+pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send>;
+
+/// The control socket, in the runtime folder or, where that cannot be, in a place of our own.
+fn place(config: &Config) -> Result<Option<Bound>, BindError> {
+    let group = config.agent.group.as_deref().and_then(|name| {
+        let found = group_id(name);
+        if found.is_none() {
+            tracing::warn!("unknown group {name}: the control socket stays root's");
+        }
+        found
+    });
+    let folders = [
+        config.agent.runtime_dir.clone(),
+        crate::control::client::temporary_folder(),
+    ];
+    let mut last = None;
+    for folder in &folders {
+        match bind::bind(folder, "agent", group) {
+            Ok(bound) => return Ok(Some(bound)),
+            Err(another @ BindError::Another { .. }) => return Err(another),
+            Err(unusable @ BindError::Unusable { .. }) => {
+                tracing::warn!("no control socket in {}: {unusable}", folder.display());
+                last = Some(folder);
+            }
+        }
+    }
+    if last.is_some() {
+        tracing::warn!("running without a control socket: agent status and --probe find nobody");
+    }
+    Ok(None)
+}
+
+/// By name or number.
+fn group_id(name: &str) -> Option<u32> {
+    let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let who = match name.parse() {
+        Ok(number) => Identity::Id(number),
+        Err(_) => Identity::Name(name.to_owned()),
+    };
+    accounts::find_group(&file, &who)
+}
+
+/// Everything that lives on the second thread.
+struct House {
+    config: Config,
+    reload: Reload,
+    outlet: Outlet,
+    bound: Option<Bound>,
+    orders: Orders,
+    inbox_in: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+}
+
+impl House {
+    fn live(self) -> i32 {
+        match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => {
+                let code = runtime.block_on(self.run());
+                // A name lookup may hang in a thread; nothing waits for it.
+                runtime.shutdown_background();
+                code
+            }
+            Err(error) => {
+                tracing::error!("cannot start the runtime: {error}");
+                1
+            }
+        }
+    }
+
+    async fn run(self) -> i32 {
+        let (lines, lines_out) = mpsc::channel(LINES);
+        let (words, words_out) = mpsc::channel(WORDS);
+        let (feed, feed_out) = mpsc::channel(256);
+        let (standings, standings_out) = mpsc::channel(256);
+        let (beats, beats_out) = mpsc::channel(256);
+        let (replies, replies_out) = mpsc::channel(256);
+        let (sink_gauge, sink_seen) = watch::channel(SinkGauge::default());
+        let (health_gauge, health_seen) = watch::channel(HealthGauge::default());
+        let settings = Settings::of(&self.config);
+
+        let inbox = self.inbox_in;
+        if let Err(error) = signals::forward(inbox.clone()) {
+            tracing::error!("signals to the agent cannot be heard: {error}");
+        }
+        let logs = tokio::spawn(logs::run::run(feed_out, lines, beats, inbox.clone()));
+        let health = tokio::spawn(async move { let (mut a, mut b) = (standings_out, beats_out); let _x = health_gauge; tokio::join!(async { while a.recv().await.is_some() {} }, async { while b.recv().await.is_some() {} }); });
+        let (socket, server) = match self.bound {
+            Some(bound) => {
+                let (listener, place) = (bound.listener, bound.place);
+                (Some(place), serve(listener, settings.access, inbox.clone(), replies_out))
+            }
+            None => (None, None),
+        };
+        let sink = match self.outlet {
+            Outlet::Redis => tokio::spawn(sink::run::run(
+                settings.redis,
+                settings.spool,
+                lines_out,
+                words_out,
+                inbox.clone(),
+                sink_gauge,
+            )),
+            Outlet::Shown(show) => tokio::spawn(show_all(lines_out, words_out, show)),
+        };
+        drop(inbox);
+        let hands = Hands {
+            inbox: self.inbox,
+            orders: self.orders,
+            feed,
+            standings,
+            words,
+            replies,
+            sink: sink_seen,
+            health: health_seen,
+            notify: Notify::from_environment(),
+        };
+        let code = supervise::run::run(self.config, hands).await;
+
+        // The supervisor dropped its ends: each loop below ends when it has done its part.
+        let _ = logs.await;
+        let _ = health.await;
+        match sink.await {
+            Ok(0) | Err(_) => {}
+            Ok(lost) => tracing::warn!(
+                "Redis is away: {lost} entries could not be delivered and are lost"
+            ),
+        }
+        if let Some(server) = server {
+            server.abort();
+        }
+        drop(socket);
+        code
+    }
+}
+
+/// What the loops need of the configuration.
+struct Settings {
+    health: config::Health,
+    board: String,
+    redis: config::Redis,
+    spool: config::Spool,
+    access: Access,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Settings {
+        Settings {
+            health: config.health.clone(),
+            board: config.agent.board.clone(),
+            redis: config.redis.clone(),
+            spool: config.spool.clone(),
+            access: Access {
+                agent_uid: rustix::process::geteuid().as_raw(),
+                group: config
+                    .agent
+                    .group
+                    .as_deref()
+                    .and_then(group_id),
+            },
+        }
+    }
+}
+
+fn serve(
+    listener: std::os::unix::net::UnixListener,
+    access: Access,
+    inbox: mpsc::Sender<Event>,
+    replies: mpsc::Receiver<(crate::request::RequestId, crate::request::Reply)>,
+) -> Option<tokio::task::JoinHandle<()>> {
+    match tokio::net::UnixListener::from_std(listener) {
+        Ok(listener) => Some(tokio::spawn(server::run(listener, access, inbox, replies))),
+        Err(error) => {
+            tracing::error!("the control socket cannot be served: {error}");
+            None
+        }
+    }
+}
+
+/// In place of the sink: nothing waits and nothing is kept.
+async fn show_all(
+    mut lines: mpsc::Receiver<Record>,
+    mut words: mpsc::Receiver<Record>,
+    show: fn(&Record),
+) -> u64 {
+    let (mut lines_open, mut words_open) = (true, true);
+    while lines_open || words_open {
+        tokio::select! {
+            record = lines.recv(), if lines_open => match record {
+                Some(record) => show(&record),
+                None => lines_open = false,
+            },
+            record = words.recv(), if words_open => match record {
+                Some(record) => show(&record),
+                None => words_open = false,
+            },
+        }
+    }
+    0
+}
+
+/// Where an agent with this configuration listens, likeliest first.
+pub fn sockets_of(config: &Config) -> Vec<PathBuf> {
+    vec![config.agent.runtime_dir.join("agent.sock")]
+}
+

@@ -1,0 +1,353 @@
+//! The whole agent: real binary, real processes, a real redis-server.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use agent::{AGENT, Agent, head, lives};
+use support::{Entry, RedisServer, Scratch, entries, eventually, messages};
+
+fn sh(name: &str, script: &str, more: &str) -> String {
+    format!(
+        "\n[service.{name}]\nexecutable = \"/bin/sh\"\nargs = [\"-c\", '''{script}''']\n{more}\n"
+    )
+}
+
+fn info(server: &RedisServer, name: &str) -> Vec<Entry> {
+    entries(&mut server.client(1), &format!("logs:app:{name}:info"))
+}
+
+fn status(server: &RedisServer, name: &str) -> Vec<Entry> {
+    entries(&mut server.client(1), &format!("logs:app:{name}:status"))
+}
+
+fn get(server: &RedisServer, key: &str) -> Option<String> {
+    redis::cmd("GET").arg(key).query(&mut server.client(2)).ok()
+}
+
+#[test]
+fn a_run_from_marker_to_marker() {
+    let server = RedisServer::start(&[]);
+    let script = "echo '  indented  '; echo; echo 'n {{count}}{{value:007}} end'; echo err >&2; exit 3";
+    let mut agent = Agent::start(Some(&server), &sh("once", script, "restart = \"never\""));
+    agent.wait_for("once", "failed");
+    eventually("the run is closed", || {
+        info(&server, "once")
+            .last()
+            .is_some_and(|entry| entry.message().starts_with("{{__END_RUN_"))
+    });
+    let lines = info(&server, "once");
+    let first = lines[0].message();
+    assert!(first.starts_with("{{__NEW_RUN_2"), "{first}");
+    assert_eq!(first.len(), "{{__NEW_RUN_2026-11-22_10-30-00}}".len());
+    assert!(lines.last().is_some_and(|entry| entry.message().ends_with("_exit_3}}")));
+    let of = |source: &str| -> Vec<String> {
+        lines
+            .iter()
+            .filter(|entry| entry.field("source").as_deref() == Some(source))
+            .map(Entry::message)
+            .collect()
+    };
+    assert_eq!(of("stdout"), ["  indented", "n  end"]);
+    assert_eq!(of("stderr"), ["err"]);
+
+    let status = status(&server, "once");
+    let events: Vec<String> = status
+        .iter()
+        .map(|entry| entry.field("event").unwrap_or_else(|| "marker".to_owned()))
+        .collect();
+    assert_eq!(events, ["marker", "start", "ready", "exit", "failed", "marker"]);
+    let exit = &status[3];
+    assert_eq!(exit.message(), "Executable exited with code 3.");
+    assert_eq!(exit.field("code").as_deref(), Some("3"));
+
+    eventually("markers count", || {
+        get(&server, "wrapp:once:count").as_deref() == Some("1")
+    });
+    assert_eq!(get(&server, "wrapp:once:value").as_deref(), Some("007"));
+    eventually("the pool knows the exit", || {
+        get(&server, "once:__healthpool__process_exit").as_deref() == Some("3")
+    });
+    assert_eq!(get(&server, "once:__healthpool__process_running").as_deref(), Some("0"));
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn redis_may_be_away_at_the_start_and_for_ever() {
+    let mut server = RedisServer::start(&[]);
+    server.kill();
+    let services = sh("talker", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done", "");
+    let mut agent = Agent::start(Some(&server), &services);
+    agent.wait_for("talker", "ready");
+    let probe = agent.ask(&["--probe"]);
+    assert!(probe.status.success(), "live without Redis");
+    let ready = agent.ask(&["--probe", "--ready"]);
+    assert_eq!(ready.status.code(), Some(1), "not ready without Redis");
+    std::thread::sleep(Duration::from_millis(500));
+    server.up();
+    eventually("ready with Redis", || {
+        agent.ask(&["--probe", "--ready"]).status.success()
+    });
+    eventually("lines of before and after", || info(&server, "talker").len() > 60);
+    assert_eq!(agent.stop().code(), Some(0));
+    let numbers: Vec<u64> = info(&server, "talker")
+        .iter()
+        .filter(|entry| entry.field("source").is_some())
+        .map(|entry| entry.message().parse().expect("a number"))
+        .collect();
+    let wanted: Vec<u64> = (1..=numbers.len() as u64).collect();
+    assert_eq!(numbers, wanted, "each line once, in order, from the first on");
+}
+
+#[test]
+fn a_flapping_service_backs_off_and_fails() {
+    let server = RedisServer::start(&[]);
+    let more = "backoff = { initial = \"20ms\", max = \"1s\" }\n\
+                start_limit = { burst = 3, interval = \"60s\" }";
+    let services = sh("flap", "exit 7", more) + &sh("steady", "sleep 1000", "");
+    let mut agent = Agent::start(Some(&server), &services);
+    agent.wait_for("flap", "failed");
+    let service = agent.service("flap");
+    assert_eq!(service["restarts"], 2, "three starts: {service}");
+    assert_eq!(service["exit"], 7);
+    eventually("the reason is told", || {
+        status(&server, "flap")
+            .iter()
+            .any(|entry| entry.field("event").as_deref() == Some("failed"))
+    });
+    let delays: Vec<u64> = status(&server, "flap")
+        .iter()
+        .filter(|entry| entry.field("event").as_deref() == Some("restart"))
+        .map(|entry| entry.field("delay_ms").expect("a delay").parse().expect("ms"))
+        .collect();
+    assert_eq!(delays.len(), 2);
+    assert!(delays[0] == 20 && (36..=40).contains(&delays[1]), "{delays:?}");
+    let probe = agent.ask(&["--probe"]);
+    assert_eq!(probe.status.code(), Some(1), "a critical service failed");
+    assert!(agent.ask(&["--probe", "steady"]).status.success());
+    assert_eq!(agent.ask(&["--probe", "nobody"]).status.code(), Some(1));
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn operators_stop_start_and_restart() {
+    let server = RedisServer::start(&[]);
+    let services = sh("a", "sleep 1000", "") + &sh("b", "sleep 1000", "requires = [\"a\"]");
+    let mut agent = Agent::start(Some(&server), &services);
+    agent.wait_for("b", "ready");
+    let pid = agent.service("a")["pid"].as_i64().expect("a pid") as i32;
+    assert!(agent.ask(&["stop", "a"]).status.success());
+    assert!(!lives(pid), "stop returns when it has happened");
+    assert_eq!(agent.service("a")["state"], "stopped");
+    assert_ne!(agent.service("b")["state"], "ready", "b requires a");
+    assert!(agent.ask(&["start", "a", "b"]).status.success());
+    assert_eq!(agent.service("b")["state"], "ready");
+    let before = agent.service("b")["pid"].clone();
+    assert!(agent.ask(&["restart", "b"]).status.success());
+    assert_ne!(agent.service("b")["pid"], before);
+    let unknown = agent.ask(&["stop", "c"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains('c'));
+    let table = agent.ask(&["status"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(text.contains("ready") && text.contains('a'), "{text}");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn the_end_of_main_ends_the_agent_with_its_code() {
+    for (script, code) in [("exit 5", 5), ("kill -SEGV $$", 139)] {
+        let folder = Scratch::new("main");
+        let text = head(&folder, None)
+            .replace("[agent]\n", "[agent]\nmain = \"job\"\n")
+            + &sh("job", script, "restart = \"never\"")
+            + &sh("side", "sleep 1000", "");
+        let mut agent = Agent::start_in(folder, &text);
+        assert_eq!(agent.wait().code(), Some(code), "{script}");
+    }
+}
+
+#[test]
+fn a_stubborn_service_and_everything_it_started_end() {
+    let folder = Scratch::new("stubborn");
+    let pids = folder.join("pids");
+    let script = format!(
+        "trap '' TERM; (setsid sleep 1000 & echo $! >> {0}); sleep 1000 & echo $! >> {0}; echo $$ >> {0}; wait; sleep 1000",
+        pids.display()
+    );
+    let more = "stop = { signal = \"TERM\", timeout = \"300ms\" }";
+    let mut agent = Agent::start(None, &sh("stubborn", &script, more));
+    let read = || -> Vec<i32> {
+        std::fs::read_to_string(&pids)
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()
+    };
+    eventually("all three live", || read().len() == 3);
+    let start = Instant::now();
+    assert_eq!(agent.stop().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(300), "TERM first");
+    for pid in read() {
+        eventually("it is gone", || !lives(pid));
+    }
+}
+
+#[test]
+fn services_die_with_a_killed_agent() {
+    let folder = Scratch::new("killed");
+    let file = folder.join("pid");
+    let script = format!("echo $$ > {}; exec sleep 1000", file.display());
+    let mut agent = Agent::start(None, &sh("child", &script, ""));
+    let read = || -> Option<i32> { std::fs::read_to_string(&file).ok()?.trim().parse().ok() };
+    eventually("it lives", || read().is_some_and(lives));
+    agent.signal(libc::SIGKILL);
+    agent.wait();
+    let pid = read().expect("a pid");
+    eventually("it died with the agent", || !lives(pid));
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipe_does_not_hold_up_the_exit() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("late");
+    // It hides from the agent: own session, own environment.
+    let script = "setsid env -i /bin/sh -c 'sleep 1.5; echo late' & echo early; exit 0";
+    let _ = folder;
+    let mut agent = Agent::start(Some(&server), &sh("parent", script, "restart = \"never\""));
+    let start = Instant::now();
+    agent.wait_for("parent", "done");
+    assert!(start.elapsed() < Duration::from_millis(1_400));
+    eventually("the run is closed", || {
+        messages(&mut server.client(1), "logs:app:parent:info")
+            .iter()
+            .any(|message| message.starts_with("{{__END_RUN_"))
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn a_gigabyte_without_a_newline_flows_in_bounded_memory() {
+    let server = RedisServer::start(&[]);
+    let bytes: u64 = 256 << 20;
+    let services = sh(
+        "huge",
+        &format!("head -c {bytes} /dev/zero; echo; echo after"),
+        "restart = \"never\"\nstream = { max_len = 20 }",
+    ) + &sh("other", "while :; do echo tick; sleep 0.05; done", "");
+    let mut agent = Agent::start(Some(&server), &services);
+    agent.wait_for("huge", "done");
+    eventually("what came after is there", || {
+        messages(&mut server.client(1), "logs:app:huge:info")
+            .iter()
+            .any(|message| message == "after")
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("alive");
+    let peak: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|kb| kb.parse().ok())
+        .expect("VmHWM");
+    assert!(peak < 64 << 10, "peak memory {peak} kB");
+    let pieces = info(&server, "huge");
+    let whole = pieces
+        .iter()
+        .filter(|entry| entry.field("partial").is_some())
+        .all(|entry| entry.fields[0].1.len() == 256 << 10);
+    assert!(whole, "pieces of max_line bytes");
+    assert!(info(&server, "other").len() > 2, "others flow on");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let folder = Scratch::new("bad");
+    let run = |text: &str| {
+        let config = folder.file("agent.toml", text);
+        let output = std::process::Command::new(AGENT)
+            .args(["run", "--config"])
+            .arg(&config)
+            .output()
+            .expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), stderr)
+    };
+    let (code, text) = run("[service.x]\nexecutible = \"/bin/true\"\n");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("agent.toml:2:1"), "{text}");
+    assert!(text.contains("executible") && text.contains("`executable`"), "{text}");
+    let (code, text) = run("\u{0}\u{1}binary");
+    assert_eq!(code, Some(2), "{text}");
+    let (code, text) = run("");
+    assert_eq!(code, Some(2), "nothing to supervise: {text}");
+    let absent = std::process::Command::new(AGENT)
+        .args(["run", "--config", "/nowhere/agent.toml"])
+        .output()
+        .expect("it runs");
+    assert_eq!(absent.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("/nowhere/agent.toml"));
+}
+
+#[test]
+fn what_cannot_start_says_why_and_the_rest_runs() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("cannot");
+    let plain = folder.file("plain", "no program");
+    let services = format!(
+        "\n[service.absent]\nexecutable = \"/nowhere/program\"\nrestart = \"never\"\n\
+         \n[service.plain]\nexecutable = {plain:?}\nrestart = \"never\"\n\
+         \n[service.homeless]\nexecutable = \"/bin/true\"\nworking_directory = \"/nowhere\"\nrestart = \"never\"\n\
+         \n[service.stranger]\nexecutable = \"/bin/true\"\nuser = \"nobody-knows\"\nrestart = \"never\"\n"
+    ) + &sh("fine", "sleep 1000", "");
+    let mut agent = Agent::start(Some(&server), &services);
+    for (name, code) in [("absent", 127), ("plain", 126), ("homeless", 126), ("stranger", 126)] {
+        agent.wait_for(name, "failed");
+        assert_eq!(agent.service(name)["exit"], code, "{name}");
+        eventually("the reason is in `error`", || {
+            let key = format!("logs:app:{name}:error");
+            messages(&mut server.client(1), &key)
+                .iter()
+                .any(|message| message.starts_with("Error starting command: "))
+        });
+        eventually("the run is closed", || {
+            info(&server, name)
+                .iter()
+                .any(|entry| entry.message().ends_with(&format!("_exit_{code}}}}}")))
+        });
+    }
+    assert_eq!(agent.service("fine")["state"], "ready");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn two_agents_on_one_folder() {
+    let mut first = Agent::start(None, &sh("x", "sleep 1000", ""));
+    let second = std::process::Command::new(AGENT)
+        .args(["run", "--config"])
+        .arg(first.folder.join("agent.toml"))
+        .output()
+        .expect("it runs");
+    assert_ne!(second.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(text.contains(&first.pid().to_string()), "names the first: {text}");
+    assert!(first.ask(&["--probe"]).status.success(), "the first lives on");
+    assert_eq!(first.stop().code(), Some(0));
+}
+
+#[test]
+fn a_hung_agent_and_no_agent_are_told_within_the_timeout() {
+    let mut agent = Agent::start(None, &sh("x", "sleep 1000", ""));
+    assert!(agent.ask(&["--probe"]).status.success());
+    agent.signal(libc::SIGSTOP);
+    let start = Instant::now();
+    let probe = agent.ask(&["--probe"]);
+    assert_eq!(probe.status.code(), Some(1));
+    assert!(start.elapsed() < Duration::from_millis(1_500));
+    assert_eq!(String::from_utf8_lossy(&probe.stdout).lines().count(), 1);
+    agent.signal(libc::SIGCONT);
+    assert_eq!(agent.stop().code(), Some(0));
+    assert_eq!(agent.ask(&["--probe"]).status.code(), Some(1), "no agent");
+}

@@ -1,0 +1,166 @@
+//! The real binary, run in a scratch folder of its own.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use crate::support::{RedisServer, Scratch, eventually, within};
+
+pub const AGENT: &str = env!("CARGO_BIN_EXE_agent");
+
+/// One running agent.
+pub struct Agent {
+    pub folder: Scratch,
+    child: Child,
+}
+
+/// `[agent]` with everything below the scratch folder, `[redis]` at the server.
+pub fn head(folder: &Scratch, redis: Option<&RedisServer>) -> String {
+    let url = match redis {
+        Some(server) => format!("unix://{}", server.socket().display()),
+        None => format!("unix://{}", folder.join("no-redis.sock").display()),
+    };
+    format!(
+        "[agent]\nruntime_dir = {run:?}\nstate_dir = {run:?}\n[redis]\nurl = {url:?}\n",
+        run = folder.path()
+    )
+}
+
+impl Agent {
+    /// Starts it with `services` (TOML after the head) and waits until it answers.
+    pub fn start(redis: Option<&RedisServer>, services: &str) -> Agent {
+        let folder = Scratch::new("agent");
+        let text = format!("{}{services}", head(&folder, redis));
+        Agent::start_in(folder, &text)
+    }
+
+    /// Starts it with exactly this configuration.
+    pub fn start_in(folder: Scratch, configuration: &str) -> Agent {
+        let config = folder.file("agent.toml", configuration);
+        let log = std::fs::File::create(folder.join("log")).expect("a log file");
+        let mut command = Command::new(AGENT);
+        command
+            .args(["run", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        die_with_parent(&mut command);
+        let child = command.spawn().expect("the agent starts");
+        let mut agent = Agent { folder, child };
+        let socket = agent.folder.join("agent.sock");
+        eventually("the agent answers", || {
+            agent.has_ended() || std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        agent
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: plain system call, of a child that we own.
+        unsafe { libc::kill(self.pid(), signal) };
+    }
+
+    /// `agent <words>` asked of this agent.
+    pub fn ask(&self, words: &[&str]) -> Output {
+        Command::new(AGENT)
+            .args(words)
+            .env("AGENT_SOCKET", self.folder.join("agent.sock"))
+            .output()
+            .expect("the agent's client runs")
+    }
+
+    /// `agent status --json` of one service.
+    pub fn service(&self, name: &str) -> serde_json::Value {
+        let status = self.status();
+        let services = status["services"].as_array().cloned().unwrap_or_default();
+        services
+            .into_iter()
+            .find(|service| service["name"] == name)
+            .unwrap_or(serde_json::Value::Null)
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.ask(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or(serde_json::Value::Null)
+    }
+
+    pub fn wait_for(&self, name: &str, state: &str) {
+        eventually(&format!("{name} is {state}"), || {
+            self.service(name)["state"] == state
+        });
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Waits for its own end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        within(Duration::from_secs(40), "the agent ends", || {
+            status = self.child.try_wait().expect("a child of ours");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// Asks for an ordered shutdown.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// What it printed; after its end.
+    pub fn stdout(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            let _ = stdout.read_to_string(&mut text);
+        }
+        text
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log\n{}", self.log());
+        }
+    }
+}
+
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// A shell script in the folder, as a service's executable.
+pub fn script(folder: &Scratch, name: &str, text: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.file(name, &format!("#!/bin/sh\n{text}\n"));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    path
+}
+
+/// Whether a process lives (zombies do not).
+pub fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
