@@ -56,3 +56,95 @@ pub struct SpawnFailure {
     /// The errno of errno(3); 0 where there was none.
     pub errno: i32,
 }
+
+impl SpawnFailure {
+    /// The end of a run that never had a process: 127 where the program was not found,
+    /// 126 where anything else kept it from starting.
+    pub fn exit(&self) -> Exit {
+        const ENOENT: i32 = 2;
+        let missing = self.errno == ENOENT
+            && (self.stage.starts_with("executing ") || self.stage.ends_with(" on PATH"));
+        Exit::NotStarted { found: !missing }
+    }
+}
+
+/// `changing to directory /srv/x: No such file or directory (ENOENT)`.
+impl std::fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.stage)?;
+        if self.errno == 0 {
+            return Ok(());
+        }
+        // std knows the texts of errno(3) and appends the number, which says less than the name.
+        let text = std::io::Error::from_raw_os_error(self.errno).to_string();
+        let text = text.split(" (os error").next().unwrap_or(&text);
+        match ERRNO_NAMES.iter().find(|(n, _)| *n == self.errno) {
+            Some((_, name)) => write!(f, ": {text} ({name})"),
+            None => write!(f, ": {text} (errno {})", self.errno),
+        }
+    }
+}
+
+/// What fork, the calls before `exec`, and `exec` itself may answer (errno(3); the numbers
+/// are those of x86-64 and aarch64 alike).
+const ERRNO_NAMES: &[(i32, &str)] = &[
+    (1, "EPERM"),
+    (2, "ENOENT"),
+    (3, "ESRCH"),
+    (4, "EINTR"),
+    (5, "EIO"),
+    (7, "E2BIG"),
+    (8, "ENOEXEC"),
+    (9, "EBADF"),
+    (11, "EAGAIN"),
+    (12, "ENOMEM"),
+    (13, "EACCES"),
+    (14, "EFAULT"),
+    (16, "EBUSY"),
+    (20, "ENOTDIR"),
+    (21, "EISDIR"),
+    (22, "EINVAL"),
+    (23, "ENFILE"),
+    (24, "EMFILE"),
+    (26, "ETXTBSY"),
+    (30, "EROFS"),
+    (36, "ENAMETOOLONG"),
+    (38, "ENOSYS"),
+    (40, "ELOOP"),
+    (80, "ELIBBAD"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_its_stage_and_its_errno() {
+        let mut failure = SpawnFailure {
+            stage: "setting cpu affinity".to_owned(),
+            errno: 22,
+        };
+        assert_eq!(
+            failure.to_string(),
+            "setting cpu affinity: Invalid argument (EINVAL)"
+        );
+        failure.errno = 0;
+        assert_eq!(failure.to_string(), "setting cpu affinity");
+    }
+
+    #[test]
+    fn only_a_missing_program_is_127() {
+        let code = |stage: &str, errno| {
+            SpawnFailure {
+                stage: stage.to_owned(),
+                errno,
+            }
+            .exit()
+            .code()
+        };
+        assert_eq!(code("executing /bin/x", 2), 127);
+        assert_eq!(code("finding x on PATH", 2), 127);
+        assert_eq!(code("executing /bin/x", 13), 126);
+        assert_eq!(code("changing to directory /srv", 2), 126);
+    }
+}

@@ -12,3 +12,5 @@ pub mod handoff;
 pub mod record;
 pub mod request;
 pub mod service;
+pub mod signals;
+pub mod supervise;

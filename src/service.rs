@@ -166,6 +166,7 @@ impl Signal {
     pub const KILL: Signal = Signal(9);
     pub const USR2: Signal = Signal(12);
     pub const TERM: Signal = Signal(15);
+    pub const CONT: Signal = Signal(18);
 
     /// `TERM`, `SIGTERM`, `term` or `15`; real-time signals by number only (up to 64).
     pub fn parse(text: &str) -> Option<Signal> {

@@ -1,0 +1,446 @@
+//! orders, SIGCHLD → processes started and ended, and events about them.
+//!
+//! The main thread's whole work: it starts, signals, reaps and kills, and nothing else.
+//! Every child is waited for here and only here. `Orders` never blocks who gives them; the
+//! inbox may block this thread while the supervisor catches up, never the other way round.
+//!
+//! Why the main thread: the parent-death signal follows the thread that forked, tracing
+//! requests must come from the thread that seized, and an `execve` of a new agent keeps its
+//! children only from there.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use tokio::sync::mpsc::Sender;
+use tracing::{debug, info, warn};
+
+use super::spawn::{self, Inherited, PipeSize};
+use super::tree::{self, Census, Identity};
+use crate::config::Service;
+use crate::event::Event;
+use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
+
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Start a process. Answered by `Spawned` or `SpawnFailed`.
+    Spawn { run: RunId, service: Arc<Service> },
+    /// To the main process, if it lives.
+    Signal { run: RunId, signal: Signal },
+    /// SIGKILL to everything the run started, again until nothing is left. Answered, once
+    /// the main process has been reaped, by `TreeGone`.
+    KillTree { run: RunId },
+    /// End the loop; whatever still lives is killed.
+    Quit,
+}
+
+/// Where orders are left for the main thread. Cheap to clone, never blocks.
+#[derive(Clone)]
+pub struct Orders {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<VecDeque<Order>>,
+    bell: OwnedFd,
+}
+
+impl Orders {
+    pub fn give(&self, order: Order) {
+        self.shared
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(order);
+        // The counter only fills up when it is rung 2^64 times unheard.
+        let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// The main thread's side.
+pub struct Reaper {
+    shared: Arc<Shared>,
+    sigchld: UnixStream,
+    inherited: Inherited,
+    own_pid: Pid,
+    runs: HashMap<RunId, Run>,
+    by_pid: HashMap<Pid, RunId>,
+    /// Strays that belong to nobody we know: each is told once.
+    told: HashSet<Identity>,
+}
+
+/// A run whose process lives, or whose tree is being ended.
+struct Run {
+    service: ServiceName,
+    pid: Pid,
+    reaped: bool,
+    piped: usize,
+    /// What was seen below it when it was last signalled.
+    seen: HashSet<Identity>,
+    ending: Option<Ending>,
+}
+
+/// The tree is being killed.
+struct Ending {
+    again_at: Instant,
+    /// When what is left is given up; counted from the reaping of the main process.
+    until: Instant,
+}
+
+/// How long strays of a reaped run may take to die: shorter than the machine waits.
+const TREE_LIMIT: Duration = Duration::from_millis(500);
+/// Between two looks at a tree that is being killed (its deaths are heard at once).
+const TREE_PAUSE: Duration = Duration::from_millis(20);
+/// The same while the main process itself does not die (it hangs in the kernel).
+const STUCK_PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of one run's pipe: four of the kernel's.
+const PIPE_BYTES: usize = 256 * 1024;
+/// Bytes of all enlarged pipes: half of what one user may have before new ones shrink
+/// (pipe(7), pipe-user-pages-soft).
+const PIPE_BUDGET: usize = 32 * 1024 * 1024;
+
+/// Both ends of the order queue. Call it on the main thread before any other thread is
+/// started and before the agent changes its own limits: it takes note of what services
+/// inherit, unblocks signals, and makes the process a child subreaper.
+///
+/// # Errors
+/// `/dev/null`, a descriptor, or the SIGCHLD handler is not to be had.
+pub fn channel() -> io::Result<(Orders, Reaper)> {
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(VecDeque::new()),
+        bell,
+    });
+    let (sigchld, rung_by_handler) = UnixStream::pair()?;
+    sigchld.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(libc::SIGCHLD, rung_by_handler)?;
+    unblock_signals();
+    let own = rustix::process::getpid();
+    if !own.is_init()
+        && let Err(errno) = rustix::process::set_child_subreaper(Some(own))
+    {
+        warn!("what services leave behind cannot be adopted (child subreaper: {errno})");
+    }
+    let reaper = Reaper {
+        shared: Arc::clone(&shared),
+        sigchld,
+        inherited: Inherited::take()?,
+        own_pid: own.as_raw_nonzero().get(),
+        runs: HashMap::new(),
+        by_pid: HashMap::new(),
+        told: HashSet::new(),
+    };
+    Ok((Orders { shared }, reaper))
+}
+
+/// Whoever started the agent may have left signals blocked.
+fn unblock_signals() {
+    // SAFETY: an initialised set, no old one wanted.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+enum Flow {
+    Go,
+    Quit,
+}
+
+impl Reaper {
+    /// Runs until the order `Quit`.
+    pub fn run(mut self, inbox: Sender<Event>) {
+        loop {
+            self.wait();
+            self.reap(&inbox);
+            if let Flow::Quit = self.obey(&inbox) {
+                break;
+            }
+            self.end_trees(&inbox);
+        }
+        self.kill_everything();
+    }
+
+    /// Until a child ended, an order came, or a tree wants another look.
+    fn wait(&self) {
+        let next = self
+            .runs
+            .values()
+            .filter_map(|run| run.ending.as_ref())
+            .map(|ending| ending.again_at)
+            .min();
+        let timeout = next.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            rustix::event::Timespec {
+                tv_sec: left.as_secs() as _,
+                tv_nsec: left.subsec_nanos() as _,
+            }
+        });
+        let mut fds = [
+            PollFd::new(&self.sigchld, PollFlags::IN),
+            PollFd::new(&self.shared.bell, PollFlags::IN),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => warn!("poll: {errno}"),
+        }
+        let mut rung = [0u8; 64];
+        while matches!(rustix::io::read(&self.sigchld, &mut rung), Ok(n) if n == rung.len()) {}
+        let _ = rustix::io::read(&self.shared.bell, &mut rung[..8]);
+    }
+
+    /// Everyone who has ended: main processes of runs, and orphans that were adopted.
+    fn reap(&mut self, inbox: &Sender<Event>) {
+        loop {
+            let mut status = 0;
+            // SAFETY: writes the status; no resource usage wanted.
+            let pid = unsafe {
+                libc::wait4(
+                    -1,
+                    &mut status,
+                    libc::__WALL | libc::WNOHANG,
+                    std::ptr::null_mut(),
+                )
+            };
+            if pid <= 0 {
+                return;
+            }
+            let exit = if libc::WIFSIGNALED(status) {
+                Exit::Signal(Signal(libc::WTERMSIG(status)))
+            } else if libc::WIFEXITED(status) {
+                Exit::Code(libc::WEXITSTATUS(status))
+            } else {
+                continue;
+            };
+            let Some(run) = self.by_pid.remove(&pid) else {
+                debug!("reaped orphan {pid}");
+                continue;
+            };
+            if let Some(entry) = self.runs.get_mut(&run) {
+                entry.reaped = true;
+                if let Some(ending) = &mut entry.ending {
+                    let now = Instant::now();
+                    ending.again_at = now;
+                    ending.until = now + TREE_LIMIT;
+                }
+            }
+            tell(inbox, Event::Exited { run, exit });
+        }
+    }
+
+    fn obey(&mut self, inbox: &Sender<Event>) -> Flow {
+        loop {
+            // Taken one by one: an order may be given while an earlier one is carried out.
+            let order = self
+                .shared
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
+            match order {
+                None => return Flow::Go,
+                Some(Order::Quit) => return Flow::Quit,
+                Some(Order::Spawn { run, service }) => self.spawn(run, &service, inbox),
+                Some(Order::Signal { run, signal }) => self.signal(run, signal),
+                Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+            }
+        }
+    }
+
+    fn spawn(&mut self, run: RunId, service: &Service, inbox: &Sender<Event>) {
+        let piped: usize = self.runs.values().map(|run| run.piped).sum();
+        let (size, piped) = if piped + 2 * PIPE_BYTES <= PIPE_BUDGET {
+            (PipeSize::Bytes(PIPE_BYTES), 2 * PIPE_BYTES)
+        } else {
+            (PipeSize::Kernel, 0)
+        };
+        let event = match spawn::start(&self.inherited, service, size) {
+            Ok((pid, pipes)) => {
+                self.by_pid.insert(pid, run);
+                let entry = Run {
+                    service: service.name.clone(),
+                    pid,
+                    reaped: false,
+                    piped,
+                    seen: HashSet::new(),
+                    ending: None,
+                };
+                self.runs.insert(run, entry);
+                Event::Spawned { run, pid, pipes }
+            }
+            Err(failure) => Event::SpawnFailed { run, failure },
+        };
+        tell(inbox, event);
+    }
+
+    fn signal(&mut self, run: RunId, signal: Signal) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        if entry.reaped {
+            return;
+        }
+        note_descendants(&Census::take(), entry);
+        // Not reaped, so the number is still its own.
+        // SAFETY: kill(2) touches no memory.
+        if unsafe { libc::kill(entry.pid, signal.0) } != 0 {
+            let error = io::Error::last_os_error();
+            warn!(service = %entry.service, "sending {signal} to {}: {error}", entry.pid);
+        }
+    }
+
+    fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {
+        let now = Instant::now();
+        match self.runs.get_mut(&run) {
+            Some(entry) => {
+                entry.ending = Some(Ending {
+                    again_at: now,
+                    until: now + TREE_LIMIT,
+                });
+            }
+            // Ended before, or never started.
+            None => tell(inbox, Event::TreeGone { run }),
+        }
+    }
+
+    /// Another look at every tree whose time has come.
+    fn end_trees(&mut self, inbox: &Sender<Event>) {
+        let now = Instant::now();
+        let due: Vec<RunId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.ending.as_ref().is_some_and(|e| e.again_at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let census = Census::take();
+        for id in due {
+            self.end_tree(id, &census, now, inbox);
+        }
+    }
+
+    fn end_tree(&mut self, id: RunId, census: &Census, now: Instant, inbox: &Sender<Event>) {
+        let strays = self.strays(id, census);
+        let Some(run) = self.runs.get_mut(&id) else {
+            return;
+        };
+        if !run.reaped {
+            note_descendants(census, run);
+            // SAFETY: kill(2) touches no memory. Not reaped, so the number is its own.
+            unsafe { libc::kill(run.pid, libc::SIGKILL) };
+        }
+        let left: HashSet<Identity> = run
+            .seen
+            .iter()
+            .copied()
+            .filter(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id && !now.dead))
+            .chain(strays)
+            .collect();
+        for id in &left {
+            tree::kill(*id);
+        }
+        if run.reaped && (left.is_empty() || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
+            if !left.is_empty() {
+                let pids: Vec<Pid> = left.iter().map(|id| id.pid).collect();
+                warn!(service = %run.service, "still there after SIGKILL: {pids:?}");
+            }
+            self.runs.remove(&id);
+            tell(inbox, Event::TreeGone { run: id });
+        } else if let Some(ending) = &mut run.ending {
+            let pause = if run.reaped { TREE_PAUSE } else { STUCK_PAUSE };
+            ending.again_at = now + pause;
+        }
+    }
+
+    /// Live processes below adopted ones that are the run's. The adopted that are nobody's
+    /// are told.
+    fn strays(&mut self, id: RunId, census: &Census) -> Vec<Identity> {
+        let Some(run) = self.runs.get(&id) else {
+            return Vec::new();
+        };
+        let (mut found, mut hidden) = (Vec::new(), Vec::new());
+        for child in census.children(self.own_pid) {
+            if self.by_pid.contains_key(&child) {
+                continue;
+            }
+            let Some(stat) = tree::stat(child).filter(|stat| !stat.dead) else {
+                continue;
+            };
+            // The main process' number may have gone to another service's.
+            let reused = run.reaped && self.by_pid.contains_key(&run.pid);
+            let kin = !reused && (stat.session == run.pid || stat.group == run.pid);
+            let named = tree::service_of(child);
+            let named = named.as_deref();
+            if kin || run.seen.contains(&stat.id) || named == Some(run.service.as_str()) {
+                found.push(stat.id);
+                let below = census.descendants(child);
+                found.extend(below.into_iter().filter_map(tree::stat).map(|stat| stat.id));
+            } else if !self.is_anyones(&stat, named) {
+                hidden.push(stat.id);
+            }
+        }
+        self.tell_hidden(&hidden);
+        found
+    }
+
+    /// Whether another run could claim it.
+    fn is_anyones(&self, stat: &tree::Stat, named: Option<&str>) -> bool {
+        self.runs.values().any(|run| {
+            stat.session == run.pid
+                || stat.group == run.pid
+                || run.seen.contains(&stat.id)
+                || named == Some(run.service.as_str())
+        })
+    }
+
+    fn tell_hidden(&mut self, hidden: &[Identity]) {
+        self.told
+            .retain(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id));
+        for id in hidden {
+            if self.told.insert(*id) {
+                let pid = id.pid;
+                info!(
+                    "process {pid} has left its service and hides whose it was: it is left alone"
+                );
+            }
+        }
+    }
+
+    /// At the very end: nothing that was started outlives the agent.
+    fn kill_everything(&mut self) {
+        let census = Census::take();
+        let ids: Vec<Identity> = census
+            .descendants(self.own_pid)
+            .into_iter()
+            .filter_map(tree::stat)
+            .filter(|stat| !stat.dead)
+            .map(|stat| stat.id)
+            .collect();
+        for id in ids {
+            tree::kill(id);
+        }
+    }
+}
+
+fn note_descendants(census: &Census, run: &mut Run) {
+    run.seen
+        .retain(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id));
+    let below = census.descendants(run.pid);
+    run.seen
+        .extend(below.into_iter().filter_map(tree::stat).map(|stat| stat.id));
+}
+
+/// Waits where the inbox is full: the supervisor catches up, or has ended.
+fn tell(inbox: &Sender<Event>, event: Event) {
+    if inbox.blocking_send(event).is_err() {
+        debug!("nobody listens any more");
+    }
+}

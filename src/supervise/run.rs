@@ -1,0 +1,377 @@
+//! Event → fleet → orders, feeds, standings, words, replies.
+//!
+//! One loop, which waits for its inbox, for the next deadline, and for nothing else. What a
+//! neighbour cannot take at once waits in a lane of its own; only words have a bound, beyond
+//! which they are counted as dropped.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use super::fleet::{self, Ask, Fleet};
+use super::lane::Lane;
+use super::machine;
+use super::notify::Notify;
+use super::reap::{Order, Orders};
+use super::status::{self, Own, Question};
+use crate::clock;
+use crate::config::Config;
+use crate::event::{AgentSignal, Event};
+use crate::handoff::{Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee};
+use crate::record::{Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
+use crate::request::{Reply, Request, RequestId};
+use crate::service::{Exit, RunId, ServiceId, Signal};
+
+/// What the supervisor holds of its neighbours.
+pub struct Hands {
+    pub inbox: mpsc::Receiver<Event>,
+    pub orders: Orders,
+    pub feed: mpsc::Sender<Feed>,
+    pub standings: mpsc::Sender<Standing>,
+    pub words: mpsc::Sender<Record>,
+    pub replies: mpsc::Sender<(RequestId, Reply)>,
+    pub sink: watch::Receiver<SinkGauge>,
+    pub health: watch::Receiver<HealthGauge>,
+}
+
+/// Supervises until everything is over.
+///
+/// Returns the agent's exit code: 0 after an ordered shutdown, or that of `main`, or of the
+/// service that ended the agent.
+pub async fn run(config: Config, hands: Hands) -> i32 {
+    let now = Instant::now();
+    let fleet = Fleet::new(&config.agent, &config.services, now);
+    let Hands {
+        mut inbox,
+        orders,
+        feed,
+        standings,
+        words,
+        replies,
+        sink,
+        health,
+    } = hands;
+    let mut shell = Shell {
+        tee: match (config.agent.tee, config.services.len()) {
+            (false, _) => Tee::Off,
+            (true, 0 | 1) => Tee::Plain,
+            (true, _) => Tee::Labelled,
+        },
+        own: Own {
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            since: now,
+        },
+        fleet,
+        orders,
+        feed: Lane::new(feed),
+        standings: Lane::new(standings),
+        words: Lane::new(words),
+        replies: Lane::new(replies),
+        sink,
+        health,
+        notify: Notify::from_environment(),
+        since: HashMap::new(),
+    };
+    let mut code = shell.step(fleet::Input::Time);
+    while code.is_none() {
+        let deadline = shell.deadline();
+        tokio::select! {
+            // What has happened comes before what is merely late.
+            biased;
+            event = inbox.recv() => {
+                code = match event {
+                    Some(event) => shell.hear(event),
+                    None => Some(0),
+                };
+            }
+            () = shell.feed.flush() => {}
+            () = shell.standings.flush() => {}
+            () = shell.words.flush() => {}
+            () = shell.replies.flush() => {}
+            () = until(deadline) => code = shell.step(fleet::Input::Time),
+        }
+    }
+    shell.finish().await;
+    code.unwrap_or(0)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Words that wait while the outbox takes none.
+const WORDS_LIMIT: usize = 4096;
+/// The last words and answers are given that long to leave.
+const FINISH: Duration = Duration::from_millis(500);
+
+/// The fleet, with hands.
+struct Shell {
+    fleet: Fleet,
+    orders: Orders,
+    feed: Lane<Feed>,
+    standings: Lane<Standing>,
+    words: Lane<Record>,
+    replies: Lane<(RequestId, Reply)>,
+    sink: watch::Receiver<SinkGauge>,
+    health: watch::Receiver<HealthGauge>,
+    notify: Notify,
+    tee: Tee,
+    own: Own,
+    /// The state that was last told of each service, and since when (Unix milliseconds).
+    since: HashMap<ServiceId, (State, u64)>,
+}
+
+impl Shell {
+    fn deadline(&self) -> Option<Instant> {
+        self.fleet
+            .deadline()
+            .into_iter()
+            .chain(self.notify.deadline())
+            .min()
+    }
+
+    /// The exit code, once all is over.
+    fn hear(&mut self, event: Event) -> Option<i32> {
+        use machine::Input;
+        let of = |run: RunId, input| fleet::Input::Of(run.service, input);
+        let input = match event {
+            Event::Spawned { run, pid, pipes } => {
+                self.open(run, pipes);
+                of(run, Input::Spawned { run, pid })
+            }
+            Event::SpawnFailed { run, failure } => of(run, Input::SpawnFailed { run, failure }),
+            Event::Exited { run, exit } => of(run, Input::Exited { run, exit }),
+            Event::TreeGone { run } => of(run, Input::TreeGone { run }),
+            Event::Drained { run } => of(run, Input::Drained { run }),
+            Event::Ready { run } => of(run, Input::Ready { run }),
+            Event::Verdict {
+                service,
+                check,
+                healthy,
+                restart,
+            } => fleet::Input::Verdict {
+                service,
+                check,
+                healthy,
+                restart,
+            },
+            // The sink's gauge says the same to whoever asks.
+            Event::Redis { .. } => fleet::Input::Time,
+            Event::Request { id, request } => return self.request(id, request),
+            Event::Signal(AgentSignal::Shutdown) => {
+                match self.fleet.is_leaving() {
+                    false => info!("shutting down"),
+                    true => info!("asked again: killing what is left"),
+                }
+                fleet::Input::Shutdown
+            }
+            Event::Signal(AgentSignal::Reload) => {
+                warn!("reload is not possible yet");
+                return None;
+            }
+        };
+        self.step(input)
+    }
+
+    fn request(&mut self, id: RequestId, request: Request) -> Option<i32> {
+        let ask = |what, services, wait| fleet::Input::Ask {
+            id,
+            what,
+            services,
+            wait,
+        };
+        let now = Instant::now();
+        let reply = match request {
+            Request::Start { services, wait } => {
+                return self.step(ask(Ask::Start, services, wait));
+            }
+            Request::Stop { services, wait } => return self.step(ask(Ask::Stop, services, wait)),
+            Request::Restart { services, wait } => {
+                return self.step(ask(Ask::Restart, services, wait));
+            }
+            Request::Signal { signal, services } => match Signal::parse(&signal) {
+                Some(signal) => return self.step(ask(Ask::Signal(signal), services, false)),
+                None => Reply::refused(format!("no signal {signal:?}")),
+            },
+            Request::Shutdown => {
+                self.replies
+                    .send((id, Reply::done(serde_json::Value::Null)));
+                return self.hear(Event::Signal(AgentSignal::Shutdown));
+            }
+            Request::Reload { .. } => Reply::refused("reload is not possible yet"),
+            Request::Status { services } => {
+                let sink = self.sink.borrow();
+                let health = self.health.borrow();
+                match status::document(&self.fleet, self.own, &sink, &health, &services, now) {
+                    Ok(document) => Reply::done(document),
+                    Err(why) => Reply::refused(why),
+                }
+            }
+            Request::Probe { ready, services } => {
+                let question = if ready {
+                    Question::Ready
+                } else {
+                    Question::Live
+                };
+                let answer =
+                    status::probe(&self.fleet, question, &self.sink.borrow(), &services, now);
+                match serde_json::to_value(answer) {
+                    Ok(answer) => Reply::done(answer),
+                    Err(error) => Reply::refused(error.to_string()),
+                }
+            }
+        };
+        self.replies.send((id, reply));
+        None
+    }
+
+    fn step(&mut self, input: fleet::Input) -> Option<i32> {
+        let mut out = Vec::new();
+        self.fleet.step(Instant::now(), input, &mut out);
+        let mut code = None;
+        for action in out {
+            match action {
+                fleet::Out::Of(id, action) => self.act(id, action),
+                fleet::Out::Standing(id) => self.stand(id),
+                fleet::Out::Reply(id, reply) => self.replies.send((id, reply)),
+                fleet::Out::End(end) => code = Some(end),
+            }
+        }
+        self.notify.tell(&self.fleet);
+        code
+    }
+
+    fn act(&mut self, id: ServiceId, action: machine::Out) {
+        use machine::Out;
+        let Some(unit) = self.fleet.unit(id) else {
+            return;
+        };
+        let streams = unit.streams.clone();
+        let name = unit.machine.service().name.clone();
+        let at_ms = clock::now_ms();
+        let marker = |text| Entry::plain(&streams, StreamKind::Status, at_ms, text);
+        match action {
+            Out::Spawn(run) => {
+                let service = unit.machine.service().clone();
+                self.orders.give(Order::Spawn { run, service });
+            }
+            Out::Signal(run, signal) => self.orders.give(Order::Signal { run, signal }),
+            Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
+            Out::Opened => self.say(marker(new_run_marker(&clock::local_stamp(at_ms)))),
+            Out::Say(event) => {
+                log(&name, &event);
+                self.say(Entry::status(&streams, at_ms, &event));
+            }
+            Out::Trouble(what) => {
+                error!(service = %name, "{what}");
+                self.say(Entry::plain(&streams, StreamKind::Error, at_ms, what));
+            }
+            Out::Ended(run, exit) => self.feed.send(Feed::End { run, exit }),
+            Out::NeverRan(run, exit) => self.feed.send(Feed::NeverRan {
+                run,
+                streams,
+                exit,
+                at_ms,
+            }),
+            Out::Closed(exit) => {
+                let stamp = clock::local_stamp(at_ms);
+                self.say(marker(end_run_marker(&stamp, exit.code())));
+            }
+            Out::Overdue(left) => {
+                let what = match (left.tree, left.output) {
+                    (true, _) => "processes",
+                    (false, _) => "output",
+                };
+                warn!(service = %name, "the run is over, but not all of its {what}");
+            }
+        }
+    }
+
+    fn open(&mut self, run: RunId, pipes: Pipes) {
+        let Some(unit) = self.fleet.unit(run.service) else {
+            return;
+        };
+        self.feed.send(Feed::Open {
+            run,
+            streams: unit.streams.clone(),
+            pipes,
+            options: LineOptions {
+                max_line: unit.machine.service().max_line,
+                tee: self.tee,
+            },
+            at_ms: clock::now_ms(),
+        });
+    }
+
+    fn say(&mut self, entry: Entry) {
+        if self.words.waiting() >= WORDS_LIMIT {
+            entry.streams.tally.add_dropped(1);
+            return;
+        }
+        self.words.send(Record::Entry(entry));
+    }
+
+    fn stand(&mut self, id: ServiceId) {
+        let Some(unit) = self.fleet.unit(id) else {
+            return;
+        };
+        let machine = &unit.machine;
+        let state = machine.shown();
+        let since_ms = match self.since.get(&id) {
+            Some((told, since_ms)) if *told == state => *since_ms,
+            Some(_) | None => clock::now_ms(),
+        };
+        self.since.insert(id, (state, since_ms));
+        let standing = Standing {
+            service: machine.service().name.clone(),
+            streams: unit.streams.clone(),
+            state,
+            pid: machine.life().map(|life| life.pid),
+            restarts: machine.restarts(),
+            exit: machine.exit().map(Exit::code),
+            since_ms,
+            pools: machine.service().pools.clone(),
+            removed: false,
+        };
+        // Only the latest of each service is worth telling.
+        self.standings
+            .forget(|waiting| waiting.service == standing.service);
+        self.standings.send(standing);
+    }
+
+    /// The last words, standings and answers leave.
+    async fn finish(&mut self) {
+        let lanes = async {
+            self.words.finish().await;
+            self.feed.finish().await;
+            self.standings.finish().await;
+            self.replies.finish().await;
+        };
+        if tokio::time::timeout(FINISH, lanes).await.is_err() {
+            warn!("not everything could be told before the end");
+        }
+    }
+}
+
+/// What operators read in the agent's own output.
+fn log(name: &crate::service::ServiceName, event: &StatusEvent) {
+    match event {
+        StatusEvent::Start { pid } => info!(service = %name, "started with pid {pid}"),
+        StatusEvent::Ready => info!(service = %name, "ready"),
+        StatusEvent::Exit { exit } => info!(service = %name, "exited with code {}", exit.code()),
+        StatusEvent::Restart { delay_ms } => info!(service = %name, "restarting in {delay_ms} ms"),
+        StatusEvent::Stop { signal } => info!(service = %name, "stopping with {signal}"),
+        StatusEvent::Failed { reason } => error!(service = %name, "failed: {reason}"),
+        StatusEvent::Health { check, healthy } => match healthy {
+            true => info!(service = %name, "check {check} is healthy"),
+            false => warn!(service = %name, "check {check} is unhealthy"),
+        },
+        // Said by others.
+        StatusEvent::Crash { .. } | StatusEvent::Dropped { .. } | StatusEvent::Reload { .. } => {}
+    }
+}

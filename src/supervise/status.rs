@@ -1,0 +1,176 @@
+//! fleet, gauges, now → the status document and the probe's answer.
+//!
+//! CONTRACTS section 8 (`agent status --json`) and 6.4 (`agent --probe`). The truth about
+//! services is the fleet's; what costs a look at /proc or at Redis comes from the gauges.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::fleet::{Fleet, Unit};
+use crate::handoff::{HealthGauge, ServiceGauge, SinkGauge, State};
+use crate::request::ProbeAnswer;
+use crate::service::{Exit, Pid};
+
+/// What the agent knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    pub pid: Pid,
+    pub since: Instant,
+}
+
+/// The document, with the named services only; with all where none is named.
+///
+/// # Errors
+/// A name that no service has.
+pub fn document(
+    fleet: &Fleet,
+    own: Own,
+    sink: &SinkGauge,
+    health: &HealthGauge,
+    names: &[String],
+    now: Instant,
+) -> Result<Value, String> {
+    let units: Vec<&Unit> = if names.is_empty() {
+        fleet.units().collect()
+    } else {
+        names
+            .iter()
+            .map(|name| {
+                fleet
+                    .named(name)
+                    .ok_or_else(|| format!("no service {name:?}"))
+            })
+            .collect::<Result<_, _>>()?
+    };
+    let services: Vec<Value> = units
+        .into_iter()
+        .map(|unit| {
+            let gauge = health.services.get(&unit.machine.service().name);
+            service(unit, gauge, now)
+        })
+        .collect();
+    Ok(json!({
+        "agent": {
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": own.pid,
+            "uptime_ms": millis(own.since, now),
+            "redis": {
+                "state": sink.state,
+                "spooled_lines": sink.spooled_lines,
+                "spooled_bytes": sink.spooled_bytes,
+                "dropped": sink.dropped,
+            },
+        },
+        "services": services,
+    }))
+}
+
+fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
+    let machine = &unit.machine;
+    let life = machine.life();
+    let mut value = json!({
+        "name": machine.service().name.as_str(),
+        "state": machine.shown().as_str(),
+        "pid": life.map(|life| life.pid),
+        "restarts": machine.restarts(),
+        "exit": machine.exit().map(Exit::code),
+        "uptime_ms": life.map_or(0, |life| millis(life.since, now)),
+        "cpu_percent": gauge.map_or(0.0, |gauge| gauge.cpu_percent),
+        "rss_bytes": gauge.map_or(0, |gauge| gauge.rss_bytes),
+        "threads": gauge.map_or(0, |gauge| gauge.threads),
+        "fds": gauge.map_or(0, |gauge| gauge.fds),
+        "lines": unit.streams.tally.lines(),
+        "dropped": unit.streams.tally.dropped(),
+        "health": gauge.map(|gauge| &gauge.health).cloned().unwrap_or_default(),
+    });
+    if let Some(reason) = machine.reason() {
+        value["reason"] = reason.into();
+    }
+    value
+}
+
+fn millis(since: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(since).as_millis() as u64
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    Live,
+    Ready,
+}
+
+/// The critical services, or exactly the named ones.
+pub fn probe(
+    fleet: &Fleet,
+    question: Question,
+    sink: &SinkGauge,
+    names: &[String],
+    now: Instant,
+) -> ProbeAnswer {
+    let mut asked = Vec::new();
+    for name in names {
+        match fleet.named(name) {
+            Some(unit) => asked.push(unit),
+            None => return unhealthy(format!("no service {name:?}")),
+        }
+    }
+    if names.is_empty() {
+        asked.extend(fleet.units().filter(|unit| unit.machine.service().critical));
+    }
+    if let Some(trouble) = asked.iter().find_map(|unit| trouble(unit, now)) {
+        return unhealthy(trouble);
+    }
+    if question == Question::Ready {
+        if let Some(unit) = asked.iter().find(|unit| !is_ready(unit)) {
+            let machine = &unit.machine;
+            let state = machine.shown().as_str();
+            return unhealthy(format!("{} is {state}", machine.service().name));
+        }
+        if !sink.connected {
+            return unhealthy(format!("Redis: {}", sink.state));
+        }
+    }
+    let word = match question {
+        Question::Live => "live",
+        Question::Ready => "ready",
+    };
+    let reason = match asked.len() {
+        0 => word.to_owned(),
+        1 => format!("{word}: {}", asked[0].machine.service().name),
+        count => format!("{word}: {count} services"),
+    };
+    ProbeAnswer {
+        healthy: true,
+        reason,
+    }
+}
+
+fn unhealthy(reason: String) -> ProbeAnswer {
+    ProbeAnswer {
+        healthy: false,
+        reason,
+    }
+}
+
+fn is_ready(unit: &Unit) -> bool {
+    matches!(unit.machine.shown(), State::Ready | State::Done)
+}
+
+/// What keeps the service from being live.
+fn trouble(unit: &Unit, now: Instant) -> Option<String> {
+    let machine = &unit.machine;
+    let name = &machine.service().name;
+    if machine.has_failed() {
+        let reason = machine.reason().unwrap_or_default();
+        return Some(format!("{name} failed: {reason}"));
+    }
+    if machine.is_looping(now) {
+        return Some(format!(
+            "{name} fails again and again: {}",
+            machine.last_end()
+        ));
+    }
+    let check = unit.unhealthy.first()?;
+    Some(format!("{name} is unhealthy by its check {check}"))
+}
