@@ -174,11 +174,20 @@ impl House {
             tracing::error!("signals to the agent cannot be heard: {error}");
         }
         let logs = tokio::spawn(logs::run::run(feed_out, lines, beats, inbox.clone()));
-        let health = tokio::spawn(async move { let (mut a, mut b) = (standings_out, beats_out); let _x = health_gauge; tokio::join!(async { while a.recv().await.is_some() {} }, async { while b.recv().await.is_some() {} }); });
+        let health = tokio::spawn(async move {
+            let (mut a, mut b) = (standings_out, beats_out);
+            let _x = health_gauge;
+            tokio::join!(async { while a.recv().await.is_some() {} }, async {
+                while b.recv().await.is_some() {}
+            });
+        });
         let (socket, server) = match self.bound {
             Some(bound) => {
                 let (listener, place) = (bound.listener, bound.place);
-                (Some(place), serve(listener, settings.access, inbox.clone(), replies_out))
+                (
+                    Some(place),
+                    serve(listener, settings.access, inbox.clone(), replies_out),
+                )
             }
             None => (None, None),
         };
@@ -212,9 +221,9 @@ impl House {
         let _ = health.await;
         match sink.await {
             Ok(0) | Err(_) => {}
-            Ok(lost) => tracing::warn!(
-                "Redis is away: {lost} entries could not be delivered and are lost"
-            ),
+            Ok(lost) => {
+                tracing::warn!("Redis is away: {lost} entries could not be delivered and are lost")
+            }
         }
         if let Some(server) = server {
             server.abort();
@@ -242,11 +251,7 @@ impl Settings {
             spool: config.spool.clone(),
             access: Access {
                 agent_uid: rustix::process::geteuid().as_raw(),
-                group: config
-                    .agent
-                    .group
-                    .as_deref()
-                    .and_then(group_id),
+                group: config.agent.group.as_deref().and_then(group_id),
             },
         }
     }
@@ -293,4 +298,3 @@ async fn show_all(
 pub fn sockets_of(config: &Config) -> Vec<PathBuf> {
     vec![config.agent.runtime_dir.join("agent.sock")]
 }
-

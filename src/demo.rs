@@ -162,18 +162,23 @@ impl Stage {
         screen.print(&format!("  configuration  {}", config.display()));
         match &self.store {
             Store::Found(_, address) => {
-                screen.print(&format!("  Redis          {address} (found; swept afterwards)"));
+                screen.print(&format!(
+                    "  Redis          {address} (found; swept afterwards)"
+                ));
             }
             Store::Own(_, pid, socket) => screen.print(&format!(
                 "  Redis          unix://{} (started for this, pid {pid})",
                 socket.display()
             )),
             Store::None => {
-                screen.print("  Redis          none is reachable and no redis-server is installed:");
+                screen
+                    .print("  Redis          none is reachable and no redis-server is installed:");
                 screen.print("                 records are shown from memory and kept nowhere");
             }
         }
-        screen.print("  camera talks and counts, lidar fails and is restarted, pump has a heartbeat,");
+        screen.print(
+            "  camera talks and counts, lidar fails and is restarted, pump has a heartbeat,",
+        );
         screen.print("  planner writes many lines that are one message");
         if let Some(cli) = self.redis_cli() {
             screen.heading("Look for yourself, while it runs");

@@ -20,6 +20,6 @@ pub mod query;
 pub mod record;
 pub mod request;
 pub mod service;
-pub mod sink;
 pub mod signals;
+pub mod sink;
 pub mod supervise;

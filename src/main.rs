@@ -47,7 +47,10 @@ fn run(path: Option<&Path>) -> i32 {
         Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
-        return complain("agent: the configuration has no service: nothing to supervise\n", 2);
+        return complain(
+            "agent: the configuration has no service: nothing to supervise\n",
+            2,
+        );
     }
     let path = path.map(Path::to_owned);
     let again = move || {
@@ -107,7 +110,10 @@ fn summary(config: &Config, warnings: usize) -> String {
         1 => ", 1 warning".to_owned(),
         count => format!(", {count} warnings"),
     };
-    format!("ok: {services}, Redis at {}{warnings}\n", config.redis.endpoint)
+    format!(
+        "ok: {services}, Redis at {}{warnings}\n",
+        config.redis.endpoint
+    )
 }
 
 fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {

@@ -30,7 +30,8 @@ fn get(server: &RedisServer, key: &str) -> Option<String> {
 #[test]
 fn a_run_from_marker_to_marker() {
     let server = RedisServer::start(&[]);
-    let script = "echo '  indented  '; echo; echo 'n {{count}}{{value:007}} end'; echo err >&2; exit 3";
+    let script =
+        "echo '  indented  '; echo; echo 'n {{count}}{{value:007}} end'; echo err >&2; exit 3";
     let mut agent = Agent::start(Some(&server), &sh("once", script, "restart = \"never\""));
     agent.wait_for("once", "failed");
     eventually("the run is closed", || {
@@ -42,7 +43,11 @@ fn a_run_from_marker_to_marker() {
     let first = lines[0].message();
     assert!(first.starts_with("{{__NEW_RUN_2"), "{first}");
     assert_eq!(first.len(), "{{__NEW_RUN_2026-11-22_10-30-00}}".len());
-    assert!(lines.last().is_some_and(|entry| entry.message().ends_with("_exit_3}}")));
+    assert!(
+        lines
+            .last()
+            .is_some_and(|entry| entry.message().ends_with("_exit_3}}"))
+    );
     let of = |source: &str| -> Vec<String> {
         lines
             .iter()
@@ -58,7 +63,10 @@ fn a_run_from_marker_to_marker() {
         .iter()
         .map(|entry| entry.field("event").unwrap_or_else(|| "marker".to_owned()))
         .collect();
-    assert_eq!(events, ["marker", "start", "ready", "exit", "failed", "marker"]);
+    assert_eq!(
+        events,
+        ["marker", "start", "ready", "exit", "failed", "marker"]
+    );
     let exit = &status[3];
     assert_eq!(exit.message(), "Executable exited with code 3.");
     assert_eq!(exit.field("code").as_deref(), Some("3"));
@@ -70,7 +78,10 @@ fn a_run_from_marker_to_marker() {
     eventually("the pool knows the exit", || {
         get(&server, "once:__healthpool__process_exit").as_deref() == Some("3")
     });
-    assert_eq!(get(&server, "once:__healthpool__process_running").as_deref(), Some("0"));
+    assert_eq!(
+        get(&server, "once:__healthpool__process_running").as_deref(),
+        Some("0")
+    );
     assert_eq!(agent.stop().code(), Some(0));
 }
 
@@ -78,7 +89,11 @@ fn a_run_from_marker_to_marker() {
 fn redis_may_be_away_at_the_start_and_for_ever() {
     let mut server = RedisServer::start(&[]);
     server.kill();
-    let services = sh("talker", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done", "");
+    let services = sh(
+        "talker",
+        "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done",
+        "",
+    );
     let mut agent = Agent::start(Some(&server), &services);
     agent.wait_for("talker", "ready");
     let probe = agent.ask(&["--probe"]);
@@ -90,7 +105,9 @@ fn redis_may_be_away_at_the_start_and_for_ever() {
     eventually("ready with Redis", || {
         agent.ask(&["--probe", "--ready"]).status.success()
     });
-    eventually("lines of before and after", || info(&server, "talker").len() > 60);
+    eventually("lines of before and after", || {
+        info(&server, "talker").len() > 60
+    });
     assert_eq!(agent.stop().code(), Some(0));
     let numbers: Vec<u64> = info(&server, "talker")
         .iter()
@@ -98,7 +115,10 @@ fn redis_may_be_away_at_the_start_and_for_ever() {
         .map(|entry| entry.message().parse().expect("a number"))
         .collect();
     let wanted: Vec<u64> = (1..=numbers.len() as u64).collect();
-    assert_eq!(numbers, wanted, "each line once, in order, from the first on");
+    assert_eq!(
+        numbers, wanted,
+        "each line once, in order, from the first on"
+    );
 }
 
 #[test]
@@ -120,10 +140,19 @@ fn a_flapping_service_backs_off_and_fails() {
     let delays: Vec<u64> = status(&server, "flap")
         .iter()
         .filter(|entry| entry.field("event").as_deref() == Some("restart"))
-        .map(|entry| entry.field("delay_ms").expect("a delay").parse().expect("ms"))
+        .map(|entry| {
+            entry
+                .field("delay_ms")
+                .expect("a delay")
+                .parse()
+                .expect("ms")
+        })
         .collect();
     assert_eq!(delays.len(), 2);
-    assert!(delays[0] == 20 && (36..=40).contains(&delays[1]), "{delays:?}");
+    assert!(
+        delays[0] == 20 && (36..=40).contains(&delays[1]),
+        "{delays:?}"
+    );
     let probe = agent.ask(&["--probe"]);
     assert_eq!(probe.status.code(), Some(1), "a critical service failed");
     assert!(agent.ask(&["--probe", "steady"]).status.success());
@@ -160,8 +189,7 @@ fn operators_stop_start_and_restart() {
 fn the_end_of_main_ends_the_agent_with_its_code() {
     for (script, code) in [("exit 5", 5), ("kill -SEGV $$", 139)] {
         let folder = Scratch::new("main");
-        let text = head(&folder, None)
-            .replace("[agent]\n", "[agent]\nmain = \"job\"\n")
+        let text = head(&folder, None).replace("[agent]\n", "[agent]\nmain = \"job\"\n")
             + &sh("job", script, "restart = \"never\"")
             + &sh("side", "sleep 1000", "");
         let mut agent = Agent::start_in(folder, &text);
@@ -278,7 +306,10 @@ fn bad_input_gets_one_clear_error() {
     let (code, text) = run("[service.x]\nexecutible = \"/bin/true\"\n");
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("agent.toml:2:1"), "{text}");
-    assert!(text.contains("executible") && text.contains("`executable`"), "{text}");
+    assert!(
+        text.contains("executible") && text.contains("`executable`"),
+        "{text}"
+    );
     let (code, text) = run("\u{0}\u{1}binary");
     assert_eq!(code, Some(2), "{text}");
     let (code, text) = run("");
@@ -303,7 +334,12 @@ fn what_cannot_start_says_why_and_the_rest_runs() {
          \n[service.stranger]\nexecutable = \"/bin/true\"\nuser = \"nobody-knows\"\nrestart = \"never\"\n"
     ) + &sh("fine", "sleep 1000", "");
     let mut agent = Agent::start(Some(&server), &services);
-    for (name, code) in [("absent", 127), ("plain", 126), ("homeless", 126), ("stranger", 126)] {
+    for (name, code) in [
+        ("absent", 127),
+        ("plain", 126),
+        ("homeless", 126),
+        ("stranger", 126),
+    ] {
         agent.wait_for(name, "failed");
         assert_eq!(agent.service(name)["exit"], code, "{name}");
         eventually("the reason is in `error`", || {
@@ -332,8 +368,14 @@ fn two_agents_on_one_folder() {
         .expect("it runs");
     assert_ne!(second.status.code(), Some(0));
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(text.contains(&first.pid().to_string()), "names the first: {text}");
-    assert!(first.ask(&["--probe"]).status.success(), "the first lives on");
+    assert!(
+        text.contains(&first.pid().to_string()),
+        "names the first: {text}"
+    );
+    assert!(
+        first.ask(&["--probe"]).status.success(),
+        "the first lives on"
+    );
     assert_eq!(first.stop().code(), Some(0));
 }
 

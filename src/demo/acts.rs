@@ -23,7 +23,9 @@ fn camera() -> i32 {
             "frame {frame}: 640x480, exposure {exposure} ms {{{{frames}}}}{{{{exposure:{exposure}}}}}"
         ));
         if exposure > 38 {
-            complain(&format!("exposure {exposure} ms is over the budget of 38 ms"));
+            complain(&format!(
+                "exposure {exposure} ms is over the budget of 38 ms"
+            ));
         }
         sleep(Duration::from_millis(400));
     }
@@ -54,7 +56,9 @@ fn pump() -> i32 {
 /// Writes many lines that are one message.
 fn planner() -> i32 {
     loop {
-        say(">>|no path to goal (7, 3):\n  blocked at (4, 2) by shelf\n  blocked at (5, 3) by human\nreplanning in 2 s|<<");
+        say(
+            ">>|no path to goal (7, 3):\n  blocked at (4, 2) by shelf\n  blocked at (5, 3) by human\nreplanning in 2 s|<<",
+        );
         sleep(Duration::from_secs(3));
     }
 }

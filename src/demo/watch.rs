@@ -129,7 +129,12 @@ pub fn sweep(client: &redis::Client) {
     };
     for name in SERVICES {
         let streams = Streams::new(name, Trim { max_len: 0 });
-        let kinds = [StreamKind::Info, StreamKind::Status, StreamKind::Error, StreamKind::Crash];
+        let kinds = [
+            StreamKind::Info,
+            StreamKind::Status,
+            StreamKind::Error,
+            StreamKind::Crash,
+        ];
         let keys = kinds.map(|kind| streams.key(kind));
         let _ = redis::cmd("DEL").arg(&keys[..]).exec(&mut connection);
     }

@@ -45,7 +45,7 @@ mod environment;
 pub mod fleet;
 mod lane;
 pub mod machine;
-pub mod notify;
+mod notify;
 mod order;
 pub mod policy;
 pub mod reap;

@@ -34,7 +34,6 @@ pub struct Hands {
     pub replies: mpsc::Sender<(RequestId, Reply)>,
     pub sink: watch::Receiver<SinkGauge>,
     pub health: watch::Receiver<HealthGauge>,
-    pub notify: Notify,
 }
 
 /// Supervises until everything is over.
@@ -53,7 +52,6 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         replies,
         sink,
         health,
-        notify,
     } = hands;
     let mut shell = Shell {
         tee: match (config.agent.tee, config.services.len()) {
@@ -73,7 +71,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         replies: Lane::new(replies),
         sink,
         health,
-        notify,
+        notify: Notify::from_environment(),
         since: HashMap::new(),
     };
     let mut code = shell.step(fleet::Input::Time);
