@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::diagnose::{Diagnostic, Place, Sources};
-use super::json;
+use super::{json, syntax};
 
 /// A configuration is read by people: a file above this many bytes is a mistake.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -161,8 +161,12 @@ fn read_toml(text: &str, source: usize, sources: &Sources) -> Result<Table, Vec<
             start: span.start,
             end: span.end,
         };
-        let message = format!("this is not TOML: {}", error.message());
-        let diagnostic = Diagnostic::error(sources.origin(place), message);
+        let (before, rest) = sources.around(place);
+        let (message, remedy) = syntax::explain(error.message(), before, rest);
+        let diagnostic = Diagnostic {
+            remedy,
+            ..Diagnostic::error(sources.origin(place), message)
+        };
         // The first error of a line explains it; the others come of the recovery.
         let line = |d: &Diagnostic| d.position().map(|(line, _)| line);
         if !found.iter().any(|d| line(d) == line(&diagnostic)) {
