@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use jettison_agent::control::bind::{self, Bound};
 use jettison_agent::control::client::{self, Search, Trouble};
-use jettison_agent::control::server::{self, Access};
+use jettison_agent::control::peer::Access;
+use jettison_agent::control::server;
 use jettison_agent::event::Event;
 use jettison_agent::request::{ProbeAnswer, Reply, Request, RequestId};
 use serde_json::json;

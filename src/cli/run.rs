@@ -203,3 +203,147 @@ fn complain(err: &mut dyn Write, error: &str) -> i32 {
     let _ = writeln!(err, "agent: {}", show::clean(error));
     1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::parse;
+    use serde_json::json;
+    use std::ffi::OsString;
+
+    struct Told {
+        code: i32,
+        out: String,
+        err: String,
+    }
+
+    fn told(line: &str, answer: Result<Reply, String>) -> Told {
+        let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let command = parse(&argv, 2).expect("a valid line");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = perform(&command, |_| answer, &mut out, &mut err, Look::default);
+        Told {
+            code: code.expect("a verb for a running agent"),
+            out: String::from_utf8(out).expect("UTF-8"),
+            err: String::from_utf8(err).expect("UTF-8"),
+        }
+    }
+
+    fn asked(line: &str) -> (String, Option<Duration>) {
+        let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let command = parse(&argv, 2).expect("a valid line");
+        let question = question(&command).expect("a verb for a running agent");
+        let request = serde_json::to_string(&question.request).expect("plain data");
+        (request, question.limit)
+    }
+
+    #[test]
+    fn what_is_asked() {
+        let probe = |ready, millis| {
+            let request = format!(r#"{{"verb":"probe","ready":{ready},"services":["a"]}}"#);
+            (request, Some(Duration::from_millis(millis)))
+        };
+        assert_eq!(asked("agent --probe a"), probe(false, 950));
+        assert_eq!(
+            asked("agent --probe --ready --timeout 10s a"),
+            probe(true, 9950)
+        );
+        for (line, request) in [
+            (
+                "agent stop a b",
+                r#"{"verb":"stop","services":["a","b"],"wait":true}"#,
+            ),
+            (
+                "agent restart --no-wait a",
+                r#"{"verb":"restart","services":["a"],"wait":false}"#,
+            ),
+            (
+                "agent signal HUP a",
+                r#"{"verb":"signal","signal":"1","services":["a"]}"#,
+            ),
+            (
+                "agent reload --dry-run",
+                r#"{"verb":"reload","dry_run":true,"wait":true}"#,
+            ),
+            ("agent shutdown", r#"{"verb":"shutdown"}"#),
+        ] {
+            assert_eq!(asked(line), (request.to_owned(), None), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_probe_is_one_line_whatever_happens() {
+        for (answer, code, line) in [
+            (Ok(json!({"healthy": true, "reason": ""})), 0, "healthy\n"),
+            (
+                Ok(json!({"healthy": false, "reason": "lidar is\nfailed"})),
+                1,
+                "unhealthy: lidar is failed\n",
+            ),
+            (Err("no agent"), 1, "unhealthy: no agent\n"),
+        ] {
+            let told = told(
+                "agent --probe",
+                answer.map(Reply::done).map_err(str::to_owned),
+            );
+            assert_eq!(
+                (told.code, told.out.as_str(), told.err.as_str()),
+                (code, line, "")
+            );
+        }
+        let strange = told("agent --probe", Ok(Reply::done(json!([1]))));
+        assert_eq!((strange.code, strange.out.lines().count()), (1, 1));
+        let refused = told(
+            "agent --probe x",
+            Ok(Reply::refused("no service is called x")),
+        );
+        assert_eq!(
+            (refused.code, refused.out.as_str()),
+            (1, "unhealthy: no service is called x\n")
+        );
+    }
+
+    #[test]
+    fn answers_on_stdout_and_trouble_on_stderr() {
+        let done = told("agent stop a", Ok(Reply::done(json!("a stopped"))));
+        assert_eq!(
+            (done.code, done.out.as_str(), done.err.as_str()),
+            (0, "a stopped\n", "")
+        );
+        let refused = told("agent stop a", Ok(Reply::refused("no service is called a")));
+        assert_eq!(
+            (refused.code, refused.out.as_str(), refused.err.as_str()),
+            (1, "", "agent: no service is called a\n")
+        );
+        let absent = told("agent status", Err("no agent is running".to_owned()));
+        assert_eq!(
+            (absent.code, absent.err.as_str()),
+            (1, "agent: no agent is running\n")
+        );
+        let json = told(
+            "agent status --json",
+            Ok(Reply::done(json!({"services": []}))),
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&json.out).ok(),
+            Some(json!({"services": []}))
+        );
+    }
+
+    #[test]
+    fn nobody_reads() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let command = parse(&["agent".into(), "status".into()], 2).expect("valid");
+        let answer = |_: &Question<'_>| Ok(Reply::done(json!({})));
+        let code = perform(&command, answer, &mut Closed, &mut Closed, Look::default);
+        assert_eq!(code, Some(1));
+    }
+}

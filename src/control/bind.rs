@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
 /// The socket, and the right to it.
 #[derive(Debug)]
 pub struct Bound {
@@ -207,6 +210,8 @@ fn listen(folder: &Path, file_name: &str) -> io::Result<UnixListener> {
         UnixListener::bind(format!("/proc/self/fd/{}/{file_name}", opened.as_raw_fd()))?
     };
     listener.set_nonblocking(true)?;
+    // A crowd that waits to be accepted is not to be a long one: an operator stands behind it.
+    rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
 }
 
