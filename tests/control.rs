@@ -370,7 +370,8 @@ fn an_ending_agent_says_so_to_those_who_wait() {
     assert!(!agent.socket().exists());
     // And a shutdown that the agent does not survive is done.
     let agent = Agent::start();
-    ask(&agent.socket(), &Request::Shutdown, None).expect("an answer");
+    let reply = ask(&agent.socket(), &Request::Shutdown, None).expect("an answer");
+    assert!(reply.ok, "{reply:?}");
 }
 
 #[test]

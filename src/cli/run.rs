@@ -1,6 +1,7 @@
 //! a command for a running agent → a question, its answer on stdout, an exit code.
 //!
-//! Exit codes: 0 done or healthy, 1 not, also when there is no agent.
+//! Exit codes: 0 done or healthy, 1 not, also when there is no agent; 2 when the
+//! configuration that was named cannot be used. A probe knows only 0 and 1.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::args::Command;
 use super::show::{self, Colour, Look};
-use crate::control::client::{self, Search, SocketsOf};
+use crate::control::client::{self, Search, SocketsOf, Trouble};
 use crate::request::{ProbeAnswer, Reply, Request};
 
 /// What is asked, of whom, and how long an answer may take.
@@ -34,7 +35,6 @@ pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
             sockets_of,
         };
         client::ask(&question.request, &search, question.limit)
-            .map_err(|trouble| trouble.to_string())
     };
     perform(command, ask, &mut io::stdout(), &mut io::stderr(), look)
 }
@@ -57,10 +57,10 @@ fn look() -> Look {
     }
 }
 
-/// As [`client_verb`], with everything given. `ask` says in words why there is no reply.
+/// As [`client_verb`], with everything given.
 pub fn perform(
     command: &Command,
-    ask: impl FnOnce(&Question<'_>) -> Result<Reply, String>,
+    ask: impl FnOnce(&Question<'_>) -> Result<Reply, Trouble>,
     out: &mut dyn Write,
     err: &mut dyn Write,
     look: impl FnOnce() -> Look,
@@ -78,7 +78,13 @@ pub fn perform(
             let error = error.unwrap_or_else(|| "the agent refused, without a reason".to_owned());
             return Some(complain(err, &error));
         }
-        Err(error) => return Some(complain(err, &error)),
+        Err(trouble) => {
+            let code = complain(err, &trouble.to_string());
+            return Some(match trouble {
+                Trouble::Configuration(_) => 2,
+                Trouble::NoAgent(_) | Trouble::Silent { .. } | Trouble::Broken { .. } => code,
+            });
+        }
     };
     let text = match command {
         Command::Status { json: true, .. } => format!("{data:#}\n"),
@@ -177,7 +183,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
     })
 }
 
-fn verdict(answer: Result<Reply, String>) -> (bool, String) {
+fn verdict(answer: Result<Reply, Trouble>) -> (bool, String) {
     match answer {
         Ok(Reply { ok: true, data, .. }) => match serde_json::from_value::<ProbeAnswer>(data) {
             Ok(answer) => (answer.healthy, answer.reason),
@@ -187,7 +193,7 @@ fn verdict(answer: Result<Reply, String>) -> (bool, String) {
             ),
         },
         Ok(Reply { error, .. }) => (false, error.unwrap_or_default()),
-        Err(error) => (false, error),
+        Err(trouble) => (false, trouble.to_string()),
     }
 }
 
@@ -199,8 +205,10 @@ fn say(out: &mut dyn Write, text: &str) -> bool {
 }
 
 fn complain(err: &mut dyn Write, error: &str) -> i32 {
+    // A configuration's error may show its line and point at a column.
+    let lines: Vec<String> = error.lines().map(show::clean).collect();
     // A closed stderr leaves the exit code.
-    let _ = writeln!(err, "agent: {}", show::clean(error));
+    let _ = writeln!(err, "agent: {}", lines.join("\n"));
     1
 }
 
@@ -217,7 +225,7 @@ mod tests {
         err: String,
     }
 
-    fn told(line: &str, answer: Result<Reply, String>) -> Told {
+    fn told(line: &str, answer: Result<Reply, Trouble>) -> Told {
         let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         let command = parse(&argv, 2).expect("a valid line");
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -227,6 +235,10 @@ mod tests {
             out: String::from_utf8(out).expect("UTF-8"),
             err: String::from_utf8(err).expect("UTF-8"),
         }
+    }
+
+    fn wrong_file(words: &str) -> Trouble {
+        Trouble::Configuration(words.to_owned())
     }
 
     fn asked(line: &str) -> (String, Option<Duration>) {
@@ -280,12 +292,9 @@ mod tests {
                 1,
                 "unhealthy: lidar is failed\n",
             ),
-            (Err("no agent"), 1, "unhealthy: no agent\n"),
+            (Err("no toml"), 1, "unhealthy: no toml\n"),
         ] {
-            let told = told(
-                "agent --probe",
-                answer.map(Reply::done).map_err(str::to_owned),
-            );
+            let told = told("agent --probe", answer.map(Reply::done).map_err(wrong_file));
             assert_eq!(
                 (told.code, told.out.as_str(), told.err.as_str()),
                 (code, line, "")
@@ -315,10 +324,18 @@ mod tests {
             (refused.code, refused.out.as_str(), refused.err.as_str()),
             (1, "", "agent: no service is called a\n")
         );
-        let absent = told("agent status", Err("no agent is running".to_owned()));
+        let absent = told("agent status", Err(Trouble::NoAgent(vec![])));
         assert_eq!(
             (absent.code, absent.err.as_str()),
-            (1, "agent: no agent is running\n")
+            (1, "agent: no agent is running: looked at \n")
+        );
+        let wrong = told(
+            "agent status --config x",
+            Err(wrong_file("x: no such file")),
+        );
+        assert_eq!(
+            (wrong.code, wrong.err.as_str()),
+            (2, "agent: x: no such file\n")
         );
         let json = told(
             "agent status --json",

@@ -309,6 +309,12 @@ async fn ask_supervisor(request: Request, hub: &Hub, stream: &UnixStream) -> Opt
         id
     };
     let _forget = Forget { hub, id };
+    // Whoever asked for the end got it, whether or not there was time to say so.
+    let at_the_end = if request == Request::Shutdown {
+        Reply::done(serde_json::Value::Null)
+    } else {
+        Reply::refused("the agent is ending")
+    };
     let told = hub.inbox.send(Event::Request { id, request });
     let mut waiting = std::pin::pin!(async {
         match told.await {
@@ -318,9 +324,7 @@ async fn ask_supervisor(request: Request, hub: &Hub, stream: &UnixStream) -> Opt
     });
     loop {
         match timeout(LOOK, &mut waiting).await {
-            Ok(reply) => {
-                return Some(reply.unwrap_or_else(|| Reply::refused("the agent is ending")));
-            }
+            Ok(reply) => return Some(reply.unwrap_or(at_the_end)),
             Err(_) if has_left(stream) => return None,
             Err(_) => {}
         }
