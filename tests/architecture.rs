@@ -35,6 +35,7 @@ const EDGES: &[&str] = &[
     "sink/session.rs",
     "sink/run.rs",
     "control/server.rs",
+    "control/peer.rs",
     "control/bind.rs",
     "control/client.rs",
     "cli/run.rs",

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use jettison_agent::control::bind::{self, Bound};
 use jettison_agent::control::client::{self, Search, Trouble};
-use jettison_agent::control::server::{self, Access};
+use jettison_agent::control::peer::Access;
+use jettison_agent::control::server;
 use jettison_agent::event::Event;
 use jettison_agent::request::{ProbeAnswer, Reply, Request, RequestId};
 use serde_json::json;
@@ -369,7 +370,8 @@ fn an_ending_agent_says_so_to_those_who_wait() {
     assert!(!agent.socket().exists());
     // And a shutdown that the agent does not survive is done.
     let agent = Agent::start();
-    ask(&agent.socket(), &Request::Shutdown, None).expect("an answer");
+    let reply = ask(&agent.socket(), &Request::Shutdown, None).expect("an answer");
+    assert!(reply.ok, "{reply:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! a command for a running agent → a question, its answer on stdout, an exit code.
 //!
-//! Exit codes: 0 done or healthy, 1 not, also when there is no agent.
+//! Exit codes: 0 done or healthy, 1 not, also when there is no agent; 2 when the
+//! configuration that was named cannot be used. A probe knows only 0 and 1.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::args::Command;
 use super::show::{self, Colour, Look};
-use crate::control::client::{self, Search, SocketsOf};
+use crate::control::client::{self, Search, SocketsOf, Trouble};
 use crate::request::{ProbeAnswer, Reply, Request};
 
 /// What is asked, of whom, and how long an answer may take.
@@ -34,7 +35,6 @@ pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
             sockets_of,
         };
         client::ask(&question.request, &search, question.limit)
-            .map_err(|trouble| trouble.to_string())
     };
     perform(command, ask, &mut io::stdout(), &mut io::stderr(), look)
 }
@@ -57,10 +57,10 @@ fn look() -> Look {
     }
 }
 
-/// As [`client_verb`], with everything given. `ask` says in words why there is no reply.
+/// As [`client_verb`], with everything given.
 pub fn perform(
     command: &Command,
-    ask: impl FnOnce(&Question<'_>) -> Result<Reply, String>,
+    ask: impl FnOnce(&Question<'_>) -> Result<Reply, Trouble>,
     out: &mut dyn Write,
     err: &mut dyn Write,
     look: impl FnOnce() -> Look,
@@ -78,7 +78,13 @@ pub fn perform(
             let error = error.unwrap_or_else(|| "the agent refused, without a reason".to_owned());
             return Some(complain(err, &error));
         }
-        Err(error) => return Some(complain(err, &error)),
+        Err(trouble) => {
+            let code = complain(err, &trouble.to_string());
+            return Some(match trouble {
+                Trouble::Configuration(_) => 2,
+                Trouble::NoAgent(_) | Trouble::Silent { .. } | Trouble::Broken { .. } => code,
+            });
+        }
     };
     let text = match command {
         Command::Status { json: true, .. } => format!("{data:#}\n"),
@@ -177,7 +183,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
     })
 }
 
-fn verdict(answer: Result<Reply, String>) -> (bool, String) {
+fn verdict(answer: Result<Reply, Trouble>) -> (bool, String) {
     match answer {
         Ok(Reply { ok: true, data, .. }) => match serde_json::from_value::<ProbeAnswer>(data) {
             Ok(answer) => (answer.healthy, answer.reason),
@@ -187,7 +193,7 @@ fn verdict(answer: Result<Reply, String>) -> (bool, String) {
             ),
         },
         Ok(Reply { error, .. }) => (false, error.unwrap_or_default()),
-        Err(error) => (false, error),
+        Err(trouble) => (false, trouble.to_string()),
     }
 }
 
@@ -199,7 +205,162 @@ fn say(out: &mut dyn Write, text: &str) -> bool {
 }
 
 fn complain(err: &mut dyn Write, error: &str) -> i32 {
+    // A configuration's error may show its line and point at a column.
+    let lines: Vec<String> = error.lines().map(show::clean).collect();
     // A closed stderr leaves the exit code.
-    let _ = writeln!(err, "agent: {}", show::clean(error));
+    let _ = writeln!(err, "agent: {}", lines.join("\n"));
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::parse;
+    use serde_json::json;
+    use std::ffi::OsString;
+
+    struct Told {
+        code: i32,
+        out: String,
+        err: String,
+    }
+
+    fn told(line: &str, answer: Result<Reply, Trouble>) -> Told {
+        let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let command = parse(&argv, 2).expect("a valid line");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = perform(&command, |_| answer, &mut out, &mut err, Look::default);
+        Told {
+            code: code.expect("a verb for a running agent"),
+            out: String::from_utf8(out).expect("UTF-8"),
+            err: String::from_utf8(err).expect("UTF-8"),
+        }
+    }
+
+    fn wrong_file(words: &str) -> Trouble {
+        Trouble::Configuration(words.to_owned())
+    }
+
+    fn asked(line: &str) -> (String, Option<Duration>) {
+        let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let command = parse(&argv, 2).expect("a valid line");
+        let question = question(&command).expect("a verb for a running agent");
+        let request = serde_json::to_string(&question.request).expect("plain data");
+        (request, question.limit)
+    }
+
+    #[test]
+    fn what_is_asked() {
+        let probe = |ready, millis| {
+            let request = format!(r#"{{"verb":"probe","ready":{ready},"services":["a"]}}"#);
+            (request, Some(Duration::from_millis(millis)))
+        };
+        assert_eq!(asked("agent --probe a"), probe(false, 950));
+        assert_eq!(
+            asked("agent --probe --ready --timeout 10s a"),
+            probe(true, 9950)
+        );
+        for (line, request) in [
+            (
+                "agent stop a b",
+                r#"{"verb":"stop","services":["a","b"],"wait":true}"#,
+            ),
+            (
+                "agent restart --no-wait a",
+                r#"{"verb":"restart","services":["a"],"wait":false}"#,
+            ),
+            (
+                "agent signal HUP a",
+                r#"{"verb":"signal","signal":"1","services":["a"]}"#,
+            ),
+            (
+                "agent reload --dry-run",
+                r#"{"verb":"reload","dry_run":true,"wait":true}"#,
+            ),
+            ("agent shutdown", r#"{"verb":"shutdown"}"#),
+        ] {
+            assert_eq!(asked(line), (request.to_owned(), None), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_probe_is_one_line_whatever_happens() {
+        for (answer, code, line) in [
+            (Ok(json!({"healthy": true, "reason": ""})), 0, "healthy\n"),
+            (
+                Ok(json!({"healthy": false, "reason": "lidar is\nfailed"})),
+                1,
+                "unhealthy: lidar is failed\n",
+            ),
+            (Err("no toml"), 1, "unhealthy: no toml\n"),
+        ] {
+            let told = told("agent --probe", answer.map(Reply::done).map_err(wrong_file));
+            assert_eq!(
+                (told.code, told.out.as_str(), told.err.as_str()),
+                (code, line, "")
+            );
+        }
+        let strange = told("agent --probe", Ok(Reply::done(json!([1]))));
+        assert_eq!((strange.code, strange.out.lines().count()), (1, 1));
+        let refused = told(
+            "agent --probe x",
+            Ok(Reply::refused("no service is called x")),
+        );
+        assert_eq!(
+            (refused.code, refused.out.as_str()),
+            (1, "unhealthy: no service is called x\n")
+        );
+    }
+
+    #[test]
+    fn answers_on_stdout_and_trouble_on_stderr() {
+        let done = told("agent stop a", Ok(Reply::done(json!("a stopped"))));
+        assert_eq!(
+            (done.code, done.out.as_str(), done.err.as_str()),
+            (0, "a stopped\n", "")
+        );
+        let refused = told("agent stop a", Ok(Reply::refused("no service is called a")));
+        assert_eq!(
+            (refused.code, refused.out.as_str(), refused.err.as_str()),
+            (1, "", "agent: no service is called a\n")
+        );
+        let absent = told("agent status", Err(Trouble::NoAgent(vec![])));
+        assert_eq!(
+            (absent.code, absent.err.as_str()),
+            (1, "agent: no agent is running: looked at \n")
+        );
+        let wrong = told(
+            "agent status --config x",
+            Err(wrong_file("x: no such file")),
+        );
+        assert_eq!(
+            (wrong.code, wrong.err.as_str()),
+            (2, "agent: x: no such file\n")
+        );
+        let json = told(
+            "agent status --json",
+            Ok(Reply::done(json!({"services": []}))),
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&json.out).ok(),
+            Some(json!({"services": []}))
+        );
+    }
+
+    #[test]
+    fn nobody_reads() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let command = parse(&["agent".into(), "status".into()], 2).expect("valid");
+        let answer = |_: &Question<'_>| Ok(Reply::done(json!({})));
+        let code = perform(&command, answer, &mut Closed, &mut Closed, Look::default);
+        assert_eq!(code, Some(1));
+    }
 }

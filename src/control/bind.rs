@@ -13,13 +13,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{
-    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
 };
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The socket, and the right to it.
 #[derive(Debug)]
@@ -118,6 +121,23 @@ pub fn bind(folder: &Path, name: &str, group: Option<u32>) -> Result<Bound, Bind
     })
 }
 
+/// A second name for the same socket, in the same folder: as PID 1 `wrapp` also answers as
+/// `agent.sock`.
+pub fn alias(place: &Place, name: &str) -> Result<Place, BindError> {
+    let folder = place.path.parent().unwrap_or(Path::new("."));
+    let lock = lock(folder, &folder.join(format!("{name}.lock")))?;
+    let path = folder.join(format!("{name}.sock"));
+    remove_stale(&path)?;
+    let naming = || format!("naming the socket {}", path.display());
+    symlink(place.path.file_name().unwrap_or_default(), &path).map_err(at(naming()))?;
+    let found = fs::symlink_metadata(&path).map_err(at(naming()))?;
+    Ok(Place {
+        socket: (found.dev(), found.ino()),
+        path,
+        _lock: lock,
+    })
+}
+
 /// Makes the folder with mode 0755. Below a folder that everyone may write to (`/tmp`), one
 /// that is already there must be our own: whoever made it first could listen in our stead.
 fn prepare(folder: &Path) -> Result<(), BindError> {
@@ -185,7 +205,7 @@ fn lock(folder: &Path, path: &Path) -> Result<File, BindError> {
 /// We hold the lock, so whoever made the socket is gone.
 fn remove_stale(path: &Path) -> Result<(), BindError> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
+        Ok(found) if found.file_type().is_socket() || found.is_symlink() => {
             fs::remove_file(path).map_err(at(format!("removing the stale {}", path.display())))
         }
         Ok(_) => {
@@ -207,6 +227,8 @@ fn listen(folder: &Path, file_name: &str) -> io::Result<UnixListener> {
         UnixListener::bind(format!("/proc/self/fd/{}/{file_name}", opened.as_raw_fd()))?
     };
     listener.set_nonblocking(true)?;
+    // A crowd that waits to be accepted is not to be a long one: an operator stands behind it.
+    rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
 }
 
@@ -275,6 +297,20 @@ mod tests {
         assert!(root.0.join("agent.sock").exists());
         let error = bind(&root.0, "agent", None).expect_err("a file");
         assert!(matches!(error, BindError::Unusable { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_second_name_for_the_same_socket() {
+        let root = Folder::new("alias");
+        let bound = bind(&root.0, "myservice", None).expect("free");
+        let path = root.0.join("agent.sock");
+        let second = alias(&bound.place, "agent").expect("free");
+        UnixStream::connect(&path).expect("listens");
+        alias(&bound.place, "agent").expect_err("taken");
+        drop(second);
+        assert!(!path.exists() && bound.place.path().exists());
+        std::os::unix::fs::symlink("gone.sock", &path).expect("free");
+        alias(&bound.place, "agent").expect("a stale name is replaced");
     }
 
     #[test]

@@ -63,7 +63,10 @@ impl fmt::Display for Trouble {
                     let comma = if index == 0 { "" } else { ", " };
                     write!(f, "{comma}{} ({})", path.display(), words(error))?;
                 }
-                Ok(())
+                match looked.iter().find_map(|(path, _)| neighbour(path)) {
+                    Some(other) => write!(f, "; AGENT_SOCKET={} may be meant", other.display()),
+                    None => Ok(()),
+                }
             }
             Trouble::Silent { socket, limit } => write!(
                 f,
@@ -81,6 +84,15 @@ impl fmt::Display for Trouble {
             }
         }
     }
+}
+
+/// A wrapped application listens under its own name: said, and not asked in the agent's stead.
+fn neighbour(socket: &Path) -> Option<PathBuf> {
+    let folder = socket.parent().filter(|_| socket.ends_with(SOCKET))?;
+    fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path != socket && path.extension().is_some_and(|end| end == "sock"))
 }
 
 /// The system's words without Rust's ` (os error 2)`.

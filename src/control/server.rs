@@ -9,8 +9,6 @@
 //! A request whose client left stays with the supervisor; its reply is dropped here.
 
 use std::collections::HashMap;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +19,8 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::frame::{self, Frame, Frames, MAX_REQUEST};
+use super::pace::Pace;
+use super::peer::{Access, Authority, authority, has_left};
 use crate::event::Event;
 use crate::request::{Reply, Request, RequestId};
 
@@ -34,21 +34,18 @@ const WRITE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 /// After an accept that failed (EMFILE): long enough not to spin, short enough to be back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections and requests of strangers that may come at once, and the gap they keep in the
+/// long run. Each costs about 40 µs, so all strangers together take a few percent of a core.
+const STRANGERS_AT_ONCE: u32 = 200;
+const STRANGERS_GAP: Duration = Duration::from_micros(500);
 /// For replies still being written when the agent ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Who may do more than probe, besides root.
-#[derive(Clone, Copy, Debug)]
-pub struct Access {
-    pub agent_uid: u32,
-    /// The socket's group.
-    pub group: Option<u32>,
-}
 
 /// What the connections share.
 struct Hub {
     inbox: mpsc::Sender<Event>,
     table: Mutex<Table>,
+    strangers: Mutex<Pace>,
 }
 
 #[derive(Default)]
@@ -65,18 +62,40 @@ struct Place {
     idle_since: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Authority {
-    /// May only probe.
-    Stranger {
-        uid: u32,
-    },
+impl Place {
+    /// Who gives way to a newcomer, least first: strangers before operators, idle before busy,
+    /// then whoever has been idle for longest. `None`: this one stays. Only an operator
+    /// interrupts a request, and only a stranger's.
+    fn rank(&self, newcomer: Authority) -> Option<(Class, bool, Option<Instant>)> {
+        let (class, stays_when_busy) = match (newcomer, self.authority) {
+            (Authority::Operator, Authority::Stranger { .. }) => (Class::Stranger, false),
+            (Authority::Stranger { .. }, Authority::Stranger { .. }) => (Class::Stranger, true),
+            (Authority::Operator, Authority::Operator) => (Class::Operator, true),
+            (Authority::Stranger { .. }, Authority::Operator) => return None,
+        };
+        let busy = self.idle_since.is_none();
+        (!(busy && stays_when_busy)).then_some((class, busy, self.idle_since))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Stranger,
     Operator,
 }
 
 impl Hub {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a stranger who comes now may go on.
+    fn stranger_may_go_on(&self) -> Instant {
+        let mut pace = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pace.next(Instant::now().into_std()).into()
     }
 
     fn set_idle(&self, idle_since: Option<Instant>) {
@@ -98,6 +117,11 @@ pub async fn run(
     let hub = Arc::new(Hub {
         inbox: inbox.clone(),
         table: Mutex::default(),
+        strangers: Mutex::new(Pace::new(
+            Instant::now().into_std(),
+            STRANGERS_AT_ONCE,
+            STRANGERS_GAP,
+        )),
     });
     let mut tasks = JoinSet::new();
     let mut accepting = Accepting::Well;
@@ -105,10 +129,7 @@ pub async fn run(
         tokio::select! {
             () = accepting.pause(), if accepting.pauses() => accepting = Accepting::Again,
             accepted = listener.accept(), if !accepting.pauses() => match accepted {
-                Ok((stream, _)) => {
-                    accepting = Accepting::Well;
-                    seat(stream, access, &hub, &mut tasks);
-                }
+                Ok((stream, _)) => accepting = seat(stream, access, &hub, &mut tasks),
                 Err(error) => {
                     if accepting == Accepting::Well {
                         tracing::warn!(%error, "cannot accept on the control socket; trying on");
@@ -150,7 +171,8 @@ pub async fn run(
     .await;
 }
 
-/// accept(2) fails while descriptors are short; that is told once per shortage.
+/// accept(2) fails while descriptors are short; that is told once per shortage. After too
+/// many strangers it waits, too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepting {
     Well,
@@ -166,6 +188,14 @@ impl Accepting {
         }
     }
 
+    fn after_a_stranger(hub: &Hub) -> Accepting {
+        let until = hub.stranger_may_go_on();
+        match until > Instant::now() {
+            true => Accepting::Paused { until },
+            false => Accepting::Well,
+        }
+    }
+
     async fn pause(self) {
         match self {
             Accepting::Paused { until } => sleep_until(until).await,
@@ -175,31 +205,29 @@ impl Accepting {
 }
 
 /// Gives a new connection a place, at the cost of the least worthy one when all are taken.
-fn seat(stream: UnixStream, access: Access, hub: &Arc<Hub>, tasks: &mut JoinSet<()>) {
+fn seat(stream: UnixStream, access: Access, hub: &Arc<Hub>, tasks: &mut JoinSet<()>) -> Accepting {
     let authority = match authority(&stream, access) {
         Ok(authority) => authority,
         Err(error) => {
             tracing::warn!(%error, "cannot tell who asks on the control socket");
-            return;
+            return Accepting::Well;
         }
+    };
+    let next = match authority {
+        Authority::Operator => Accepting::Well,
+        Authority::Stranger { .. } => Accepting::after_a_stranger(hub),
     };
     let mut table = hub.table();
     if table.places.len() >= MAX_CONNECTIONS {
         let leaving = table
             .places
             .iter()
-            .filter(|(_, place)| {
-                authority == Authority::Operator || place.authority != Authority::Operator
-            })
-            .filter_map(|(id, place)| {
-                let rank = (place.authority == Authority::Operator, place.idle_since?);
-                Some((rank, *id))
-            })
+            .filter_map(|(id, place)| Some((place.rank(authority)?, *id)))
             .min()
             .map(|(_, id)| id);
         let Some(place) = leaving.and_then(|id| table.places.remove(&id)) else {
-            // Everyone is being answered: the newcomer is closed, and may try again.
-            return;
+            // Everyone worthier is being answered: the newcomer is closed, and may try again.
+            return next;
         };
         place.handle.abort();
     }
@@ -212,6 +240,7 @@ fn seat(stream: UnixStream, access: Access, hub: &Arc<Hub>, tasks: &mut JoinSet<
             idle_since: Some(Instant::now()),
         },
     );
+    next
 }
 
 /// One connection, from its first byte to its end.
@@ -221,6 +250,10 @@ async fn converse(mut stream: UnixStream, authority: Authority, hub: Arc<Hub>) {
     let mut idle_until = Instant::now() + IDLE;
     loop {
         while let Some(frame) = frames.take() {
+            match authority {
+                Authority::Stranger { .. } => sleep_until(hub.stranger_may_go_on()).await,
+                Authority::Operator => {}
+            }
             hub.set_idle(None);
             let Some(reply) = answer(frame, authority, &hub, &stream).await else {
                 return;
@@ -276,6 +309,12 @@ async fn ask_supervisor(request: Request, hub: &Hub, stream: &UnixStream) -> Opt
         id
     };
     let _forget = Forget { hub, id };
+    // Whoever asked for the end got it, whether or not there was time to say so.
+    let at_the_end = if request == Request::Shutdown {
+        Reply::done(serde_json::Value::Null)
+    } else {
+        Reply::refused("the agent is ending")
+    };
     let told = hub.inbox.send(Event::Request { id, request });
     let mut waiting = std::pin::pin!(async {
         match told.await {
@@ -285,9 +324,7 @@ async fn ask_supervisor(request: Request, hub: &Hub, stream: &UnixStream) -> Opt
     });
     loop {
         match timeout(LOOK, &mut waiting).await {
-            Ok(reply) => {
-                return Some(reply.unwrap_or_else(|| Reply::refused("the agent is ending")));
-            }
+            Ok(reply) => return Some(reply.unwrap_or(at_the_end)),
             Err(_) if has_left(stream) => return None,
             Err(_) => {}
         }
@@ -303,63 +340,5 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.hub.table().waiting.remove(&self.id);
-    }
-}
-
-/// Closed in both directions (POLLHUP, poll(2)); half closed still wants its answer.
-fn has_left(stream: &UnixStream) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut polled = [PollFd::new(stream, PollFlags::empty())];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut polled, Some(&now)).is_ok()
-        && polled[0]
-            .revents()
-            .intersects(PollFlags::HUP | PollFlags::ERR)
-}
-
-/// Who connected: SO_PEERCRED and SO_PEERGROUPS, as they were at connect(2) (unix(7)).
-fn authority(stream: &UnixStream, access: Access) -> io::Result<Authority> {
-    let peer = stream.peer_cred()?;
-    let uid = peer.uid();
-    if uid == 0 || uid == access.agent_uid {
-        return Ok(Authority::Operator);
-    }
-    if let Some(group) = access.group
-        && (peer.gid() == group || peer_groups(stream)?.contains(&group))
-    {
-        return Ok(Authority::Operator);
-    }
-    Ok(Authority::Stranger { uid })
-}
-
-/// The supplementary groups. The kernel says with ERANGE how much room they need.
-fn peer_groups(stream: &UnixStream) -> io::Result<Vec<libc::gid_t>> {
-    let mut groups: Vec<libc::gid_t> = vec![0; 64];
-    loop {
-        let mut bytes = size_of_val(groups.as_slice()) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `bytes` bytes into `groups`, which is that long,
-        // and says in `bytes` how many it wrote or would have written.
-        let result = unsafe {
-            libc::getsockopt(
-                stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERGROUPS,
-                groups.as_mut_ptr().cast(),
-                &mut bytes,
-            )
-        };
-        let count = bytes as usize / size_of::<libc::gid_t>();
-        if result == 0 {
-            groups.truncate(count);
-            return Ok(groups);
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
-            return Err(error);
-        }
-        groups.resize(count, 0);
     }
 }
