@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, Identity};
+use crate::control::peer::Access;
 use crate::control::bind::{self, BindError, Bound};
-use crate::control::server::{self, Access};
+use crate::control::server;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::record::Record;
 use crate::supervise::accounts;
-use crate::supervise::notify::Notify;
 use crate::supervise::reap::{self, Order, Orders};
 use crate::supervise::run::Hands;
 use crate::{logs, signals, sink, supervise};
@@ -212,7 +212,6 @@ impl House {
             replies,
             sink: sink_seen,
             health: health_seen,
-            notify: Notify::from_environment(),
         };
         let code = supervise::run::run(self.config, hands).await;
 

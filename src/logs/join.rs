@@ -102,7 +102,7 @@ impl Joiner {
         match end {
             End::More => {
                 self.within = true;
-                // The last bytes may be the beginning of a token.
+                // The last bytes may be the beginning of a token, or of the line's end `\r\n`.
                 let certain = self.settled.saturating_sub(OPEN.len() - 1);
                 self.searched = self.searched.max(certain);
                 self.store(self.searched, out);
@@ -182,10 +182,7 @@ impl Joiner {
         if self.block.is_some() {
             return;
         }
-        let certain = &self.text[..self.searched];
-        // A `\r` may belong to the line's end.
-        let held = certain.strip_suffix(b"\r").unwrap_or(certain);
-        let mut end = trim_end(held).len().max(self.done);
+        let mut end = trim_end(&self.text[..self.searched]).len().max(self.done);
         if self.searched - end > HELD_BLANKS {
             self.forced = true;
             end = self.searched;
