@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::frame::{self, Frame, Frames, MAX_REQUEST};
 use super::pace::Pace;
-use super::peer::{Access, Authority, authority, has_left};
+pub use super::peer::Access;
+use super::peer::{Authority, authority, has_left};
 use crate::event::Event;
 use crate::request::{Reply, Request, RequestId};
 
