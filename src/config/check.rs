@@ -4,22 +4,23 @@
 //! One pass finds all problems of all files. Nothing here touches the machine: that a file
 //! or a user exists is asked by `load` and `survey`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::diagnose::{Diagnostic, Diagnostics, Layout, Severity, Sources, nearest};
-use super::fields::{Check, Fields, setting, show};
+use super::diagnose::{Diagnostic, Diagnostics, Layout, Sources};
+use super::fields::{Check, Fields, setting};
 use super::file::{self, Entry, Syntax, Table, Value};
 use super::keys;
+use super::kind::show;
+use super::nearest::nearest;
 use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
-use super::{
-    Agent, Config, Environment, Form, Health, Loaded, OnFailed, Redis, Restart, Service, Spool,
-};
+use super::single;
+use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
 use crate::service::ServiceName;
 
 /// Where native files are included from when `[agent] include` does not say.
@@ -96,14 +97,10 @@ pub fn check(
     files: Vec<PathBuf>,
     environment: &Environment,
 ) -> Result<Loaded, Diagnostics> {
-    let mut cx = Check {
-        form,
-        layout: Layout::new(sources),
-        found: Vec::new(),
-    };
+    let mut cx = Check::new(form, Layout::new(sources));
     let config = match form {
         Form::Native => native(&mut cx, root, environment),
-        Form::Short => short(&mut cx, root, environment),
+        Form::Short => single::short(&mut cx, root, environment),
     };
     finish(cx, config, files)
 }
@@ -113,15 +110,15 @@ pub fn finish(
     config: Option<Config>,
     files: Vec<PathBuf>,
 ) -> Result<Loaded, Diagnostics> {
-    let wrong = cx.found.iter().any(|d| d.severity == Severity::Error);
-    let Diagnostics(found) = Diagnostics::sorted(cx.found);
+    let form = cx.form;
+    let (layout, found, wrong) = cx.finish();
     match config {
         Some(config) if !wrong => Ok(Loaded {
             config,
-            form: cx.form,
+            form,
             warnings: found,
             files,
-            layout: cx.layout,
+            layout,
         }),
         Some(_) | None => Err(Diagnostics(found)),
     }
@@ -130,16 +127,14 @@ pub fn finish(
 fn native(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Config> {
     let fields = Fields::open(cx, root, keys::NATIVE, "");
     let mut config = shared(cx, &fields, environment);
-    fields.inner(cx, "crash");
-    let health = fields.inner(cx, "health");
-    config.health.compute = health.flag("compute").unwrap_or(true);
     let mut references = Vec::new();
     let mut services: Vec<Service> = Vec::new();
+    let mut seen = HashSet::new();
     for entry in fields.names("service") {
         let Some(name) = service::name(cx, &entry.key, entry.place) else {
             continue;
         };
-        if services.iter().any(|service| service.name == name) {
+        if !seen.insert(name.clone()) {
             let message = format!("the service `{name}` stands twice");
             cx.error(entry.place, message, "rename one of them");
             continue;
@@ -163,128 +158,15 @@ fn native(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Con
     Some(config)
 }
 
-/// One application: run once, and the agent ends with it.
-fn short(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Config> {
-    if let Some(entry) = root.entries.iter().find(|entry| entry.key == "service") {
-        let message = "a file holds either [app] or [service.NAME], not both";
-        cx.error(entry.place, message, "make the application a service too");
-        return None;
-    }
-    let fields = Fields::open(cx, root, keys::SHORT, "");
-    let mut config = shared(cx, &fields, environment);
-    fields.inner(cx, "crash");
-    fields.inner(cx, "debug");
-    let Some(app) = fields.key_place("app") else {
-        let name = cx.layout.sources.path(0).to_owned();
-        let missing = Diagnostic::whole(name, "there is no `app`, so there is nothing to run");
-        cx.found
-            .push(missing.remedy("`app.executable` names the program"));
-        return None;
-    };
-    let fields = fields.inner(cx, "app");
-    let typed = fields.text("executable").map_or("", |text| text.value);
-    let base = base_name(typed);
-    let stream = fields.text("stream_name").map_or(base, |text| text.value);
-    let name = named_after(stream)?;
-    let max_len = config.redis.max_len;
-    let mut service = service::read(cx, name, &fields, app, max_len, &mut Vec::new());
-    service.stream_name = stream.to_owned();
-    run_once(&mut service);
-    // What is found out about it later is asked for by the name of a service.
-    for key in ["executable", "args", "user", "stream_name"] {
-        if let Some(place) = cx.layout.place(&setting("app", key)) {
-            cx.layout
-                .set(format!("service.{}.{key}", service.name), place);
-        }
-    }
-    config.agent.main = Some(service.name.clone());
-    config.services = vec![Arc::new(service)];
-    Some(config)
-}
-
-fn run_once(service: &mut Service) {
-    service.restart = Restart::Never;
-    service.on_failed = OnFailed::Exit;
-}
-
-/// `agent run -- CMD ARG…`: started again when it fails, and when it ends for good, so does
-/// the agent, with its code.
-pub fn command(
-    argv: &[String],
-    url: Option<&str>,
-    name: Option<&str>,
-    environment: &Environment,
-) -> Result<Loaded, Diagnostics> {
-    let mut cx = Check {
-        form: Form::Native,
-        layout: Layout::default(),
-        found: Vec::new(),
-    };
-    let mut config = shared(&mut cx, &Fields::none(""), environment);
-    if let Some(url) = url {
-        match super::endpoint::url(url) {
-            // The command line goes before the environment; a password may come from there.
-            Ok(address) => {
-                let password = config.redis.password.take();
-                redis::apply(&mut config.redis, address);
-                config.redis.password = config.redis.password.or(password);
-            }
-            Err(wrong) => {
-                let found = Diagnostic::whole("--redis", wrong.message);
-                cx.found.push(found.remedy(wrong.remedy));
-            }
-        }
-    }
-    let executable = argv.first().map_or("", String::as_str);
-    if executable.is_empty() {
-        let found = Diagnostic::whole("agent run", "there is no command to run");
-        cx.found
-            .push(found.remedy("agent run [--redis URL] [--name NAME] -- COMMAND [ARG…]"));
-    }
-    let service = match name {
-        Some(name) => ServiceName::new(name).map_err(|error| {
-            let found = Diagnostic::whole("--name", error.to_string());
-            cx.found.push(found.remedy("such as --name lidar"));
-        }),
-        None => named_after(base_name(executable)).ok_or(()),
-    };
-    if let Ok(name) = service {
-        let args = argv.get(1..).unwrap_or_default().to_vec();
-        let max_len = config.redis.max_len;
-        let mut service = service::plain(name, executable.to_owned(), args, max_len);
-        service.restart = Restart::OnFailure;
-        service.on_failed = OnFailed::Exit;
-        config.agent.main = Some(service.name.clone());
-        config.services = vec![Arc::new(service)];
-    }
-    finish(cx, Some(config), Vec::new())
-}
-
-/// The last part of a path, extension kept.
-fn base_name(path: &str) -> &str {
-    let path = path.trim_end_matches('/');
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// The nearest service name: what may not stand in one becomes `_`.
-fn named_after(text: &str) -> Option<ServiceName> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let name: String = text
-        .chars()
-        .map(|c| if allowed(c) { c } else { '_' })
-        .collect();
-    match name.as_str() {
-        "" | "." | ".." => ServiceName::new("app").ok(),
-        name => ServiceName::new(name).ok(),
-    }
-}
-
 /// The tables that both forms have.
-fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Config {
+pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Config {
     let agent = fields.inner(cx, "agent");
     let agent = self::agent(cx, &agent, environment);
     let redis = fields.inner(cx, "redis");
     let redis = redis::read(cx, &redis, environment, Precedence::Environment);
+    // Opened for its diagnostics: none of its keys is built yet.
+    fields.inner(cx, "crash");
+    let health = fields.inner(cx, "health");
     let spool = fields.inner(cx, "spool");
     let memory = spool.size(cx, "memory", MIN_MEMORY..=MAX_MEMORY);
     Config {
@@ -293,7 +175,9 @@ fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Con
         spool: Spool {
             memory: memory.unwrap_or(8 << 20),
         },
-        health: Health { compute: true },
+        health: Health {
+            compute: health.flag("compute").unwrap_or(true),
+        },
         services: Vec::new(),
     }
 }
@@ -330,7 +214,7 @@ fn maintenance(cx: &mut Check, environment: &Environment) -> Option<bool> {
         Some("0" | "false" | "no" | "off") => Some(false),
         Some(_) | None => {
             let found = Diagnostic::whole("AGENT_MAINTENANCE", "this is neither yes nor no");
-            cx.found.push(found.remedy("write 1 or 0"));
+            cx.push(found.remedy("write 1 or 0"));
             None
         }
     }
@@ -338,11 +222,7 @@ fn maintenance(cx: &mut Check, environment: &Environment) -> Option<bool> {
 
 /// Only `[redis]`, for tools that ask Redis and run nothing; the rest is not looked at.
 pub fn only_redis(sources: Sources, root: &Table, environment: &Environment) -> (Check, Redis) {
-    let mut cx = Check {
-        form: Form::Short,
-        layout: Layout::new(sources),
-        found: Vec::new(),
-    };
+    let mut cx = Check::new(Form::Short, Layout::new(sources));
     let typed = root
         .entries
         .iter()
@@ -358,8 +238,8 @@ pub fn only_redis(sources: Sources, root: &Table, environment: &Environment) -> 
 
 /// What services say about each other.
 fn together(cx: &mut Check, services: &[Service], references: &[Reference]) {
-    let known = |name: &ServiceName| services.iter().any(|service| service.name == *name);
-    for reference in references.iter().filter(|r| !known(&r.to)) {
+    let known: HashSet<&ServiceName> = services.iter().map(|service| &service.name).collect();
+    for reference in references.iter().filter(|r| !known.contains(&r.to)) {
         let message = format!("there is no service `{}`", reference.to);
         let names = services.iter().map(|service| service.name.as_str());
         let remedy = match nearest(reference.to.as_str(), names) {

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::shown::{mask, window};
+
 /// The texts that were read, by number.
 #[derive(Clone, Debug, Default)]
 pub struct Sources(Vec<Source>);
@@ -35,6 +37,13 @@ impl Sources {
         self.0.len() - 1
     }
 
+    /// The line up to this place, and the text from it on.
+    pub fn around(&self, place: Place) -> (&str, &str) {
+        let text = self.0.get(place.source).map_or("", |s| s.text.as_str());
+        let (before, rest) = text.split_at(floor(text, place.start));
+        (before.rsplit('\n').next().unwrap_or(before), rest)
+    }
+
     pub fn path(&self, source: usize) -> &str {
         self.0.get(source).map_or("", |s| s.path.as_str())
     }
@@ -52,7 +61,11 @@ impl Sources {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let end = floor(text, place.end).clamp(start, (line_start + line.len()).max(start));
         let column = text[line_start..start].chars().count();
-        let (shown, offset) = window(&mask(line), column);
+        // Of a very long line only the part around the place is worked on.
+        let near = floor(text, start.saturating_sub(NEAR)).max(line_start);
+        let far = floor(text, start + NEAR).clamp(near, line_start + line.len());
+        let skipped = text[line_start..near].chars().count();
+        let (shown, offset) = window(&mask(&text[near..far]), column - skipped);
         Mark {
             path: path.clone(),
             line: before.matches('\n').count() + 1,
@@ -83,6 +96,9 @@ impl Sources {
         &text[start..floor(text, place.end).max(start)]
     }
 }
+
+/// Bytes of a line on each side of a place; enough to find the key of a password.
+const NEAR: usize = 4096;
 
 /// The last character border at or before `at`.
 fn floor(text: &str, at: usize) -> usize {
@@ -307,188 +323,10 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// At most this many characters of a line are shown: a JSON file may be one line.
-const WINDOW: usize = 100;
-
-/// The part of a line around `column`, with its control characters made visible, and where
-/// the column is in it.
-fn window(line: &str, column: usize) -> (String, usize) {
-    let clean = |c: char| match c {
-        '\t' => ' ',
-        c if c.is_control() => '\u{fffd}',
-        c => c,
-    };
-    let total = line.chars().count();
-    if total <= WINDOW {
-        return (line.trim_end().chars().map(clean).collect(), column);
-    }
-    let first = column
-        .saturating_sub(WINDOW / 3)
-        .min(total.saturating_sub(WINDOW));
-    let mut shown = String::new();
-    if first > 0 {
-        shown.push('…');
-    }
-    shown.extend(line.chars().skip(first).take(WINDOW).map(clean));
-    if first + WINDOW < total {
-        shown.push('…');
-    }
-    (shown, column - first + usize::from(first > 0))
-}
-
-/// Replaces what follows a key `password`, and the password of a URL, character by
-/// character. Works on the text, for lines that could not be parsed too.
-fn mask(line: &str) -> String {
-    let mut chars: Vec<char> = line.chars().collect();
-    let lower: Vec<char> = chars.iter().map(char::to_ascii_lowercase).collect();
-    let word: Vec<char> = "password".chars().collect();
-    for at in 0..lower.len().saturating_sub(word.len()) {
-        if lower[at..at + word.len()] == word[..] {
-            mask_value(&mut chars, at + word.len());
-        }
-    }
-    let scheme: Vec<char> = "://".chars().collect();
-    for at in 0..lower.len().saturating_sub(scheme.len()) {
-        if lower[at..at + scheme.len()] == scheme[..] {
-            mask_userinfo(&mut chars, at + scheme.len());
-        }
-    }
-    chars.into_iter().collect()
-}
-
-/// From just behind the key: an optional quote, blanks, `=` or `:`, then the value.
-fn mask_value(chars: &mut [char], from: usize) {
-    let mut at = from;
-    let skip = |chars: &[char], at: &mut usize, set: &[char]| {
-        while chars.get(*at).is_some_and(|c| set.contains(c)) {
-            *at += 1;
-        }
-    };
-    skip(chars, &mut at, &['"', '\'', ' ', '\t']);
-    if !matches!(chars.get(at), Some('=' | ':')) {
-        return;
-    }
-    at += 1;
-    skip(chars, &mut at, &[' ', '\t']);
-    let quote = chars.get(at).copied().filter(|c| matches!(c, '"' | '\''));
-    if quote.is_some() {
-        at += 1;
-    }
-    while let Some(c) = chars.get(at).copied() {
-        let ends = match quote {
-            Some(quote) => c == quote,
-            None => matches!(c, ',' | '}' | ' ' | '\t'),
-        };
-        if ends {
-            return;
-        }
-        let escaped = c == '\\' && quote == Some('"');
-        chars[at] = '*';
-        at += 1;
-        if escaped && at < chars.len() {
-            chars[at] = '*';
-            at += 1;
-        }
-    }
-}
-
-fn mask_userinfo(chars: &mut [char], from: usize) {
-    let end = chars[from..]
-        .iter()
-        .position(|c| matches!(c, '"' | '\'' | ' '))
-        .map_or(chars.len(), |n| from + n);
-    let Some(at) = chars[from..end].iter().rposition(|c| *c == '@') else {
-        return;
-    };
-    if let Some(colon) = chars[from..from + at].iter().position(|c| *c == ':') {
-        chars[from + colon + 1..from + at].fill('*');
-    }
-}
-
-/// The candidate that a typing error most likely meant, if one is near.
-pub fn nearest<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let typed: Vec<char> = typed.to_lowercase().chars().take(64).collect();
-    candidates
-        .map(|candidate| {
-            let other: Vec<char> = candidate.to_lowercase().chars().collect();
-            (distance(&typed, &other), other.len(), candidate)
-        })
-        .filter(|(distance, length, _)| *distance <= (typed.len().max(*length) / 3).max(1))
-        .filter(|(distance, length, _)| distance < length)
-        .min_by_key(|(distance, _, _)| *distance)
-        .map(|(_, _, candidate)| candidate)
-}
-
-/// Edits between two words: insert, delete, replace, swap of neighbours (optimal string
-/// alignment).
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(x != y))
-                .min(last[j + 1] + 1)
-                .min(row[j] + 1);
-            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
-                best = best.min(before[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(a: &str, b: &str) -> usize {
-        let a: Vec<char> = a.chars().collect();
-        let b: Vec<char> = b.chars().collect();
-        distance(&a, &b)
-    }
-
-    #[test]
-    fn edit_distance() {
-        // Published examples of the metric.
-        assert_eq!(words("kitten", "sitting"), 3);
-        assert_eq!(words("ca", "ac"), 1);
-        assert_eq!(words("", "abc"), 3);
-        assert_eq!(words("same", "same"), 0);
-    }
-
-    #[test]
-    fn near_and_far() {
-        let keys = ["executable", "environment", "user"];
-        assert_eq!(nearest("executible", keys.into_iter()), Some("executable"));
-        assert_eq!(nearest("Enviroment", keys.into_iter()), Some("environment"));
-        assert_eq!(nearest("usre", keys.into_iter()), Some("user"));
-        assert_eq!(nearest("colour", keys.into_iter()), None);
-        assert_eq!(nearest("", keys.into_iter()), None);
-        assert_eq!(nearest("x", ["y"].into_iter()), None);
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for (line, shown) in [
-            (r#"password = "geheim" # x"#, r#"password = "******" # x"#),
-            (
-                r#"{"Password":"a\"b","port":1}"#,
-                r#"{"Password":"****","port":1}"#,
-            ),
-            ("password = 1234", "password = ****"),
-            ("password = \"open", "password = \"****"),
-            (
-                r#"url = "redis://u:p@ss@h:1/2""#,
-                r#"url = "redis://u:****@h:1/2""#,
-            ),
-            (r#"password_file = "/run/p""#, r#"password_file = "/run/p""#),
-        ] {
-            assert_eq!(mask(line), shown);
-        }
-    }
+    use crate::config::shown::WINDOW;
 
     #[test]
     fn long_lines_are_cut_around_the_place() {

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::Endpoint;
-use super::diagnose::nearest;
+use super::nearest::nearest;
 use super::units::Wrong;
 
 pub const DEFAULT_PORT: u16 = 6379;

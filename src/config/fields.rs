@@ -11,31 +11,97 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Form;
-use super::diagnose::{Diagnostic, Layout, Origin, Place, nearest};
+use super::diagnose::{Diagnostic, Diagnostics, Layout, Place, Severity};
 use super::file::{Entry, Node, Table, Value};
 use super::keys::{Key, Shape, Stage};
+use super::kind::{kind, show};
+use super::nearest::nearest;
 use super::units::{self, Wrong};
 
 /// What the checks share.
 pub struct Check {
     pub form: Form,
     pub layout: Layout,
-    pub found: Vec<Diagnostic>,
+    found: Vec<Diagnostic>,
+    /// Found after [`ENOUGH`] and only counted: errors, and all.
+    more_errors: usize,
+    more: usize,
 }
 
+/// Nobody reads on after this many, and each holds a copy of its line.
+const ENOUGH: usize = 200;
+
 impl Check {
-    pub fn origin(&self, place: Place) -> Origin {
-        self.layout.sources.origin(place)
+    pub fn new(form: Form, layout: Layout) -> Check {
+        Check {
+            form,
+            layout,
+            found: Vec::new(),
+            more_errors: 0,
+            more: 0,
+        }
     }
 
     pub fn error(&mut self, place: Place, message: impl Into<String>, remedy: impl Into<String>) {
-        let found = Diagnostic::error(self.origin(place), message).remedy(remedy);
-        self.found.push(found);
+        self.told(Severity::Error, place, message.into(), Some(remedy.into()));
     }
 
     pub fn warning(&mut self, place: Place, message: impl Into<String>, remedy: impl Into<String>) {
-        let found = Diagnostic::warning(self.origin(place), message).remedy(remedy);
+        self.told(
+            Severity::Warning,
+            place,
+            message.into(),
+            Some(remedy.into()),
+        );
+    }
+
+    pub fn told(
+        &mut self,
+        severity: Severity,
+        place: Place,
+        message: String,
+        remedy: Option<String>,
+    ) {
+        if self.found.len() >= ENOUGH {
+            self.more += 1;
+            self.more_errors += usize::from(severity == Severity::Error);
+            return;
+        }
+        let origin = self.layout.sources.origin(place);
+        self.found.push(Diagnostic {
+            severity,
+            remedy,
+            ..Diagnostic::error(origin, message)
+        });
+    }
+
+    /// A problem that has no place in a file.
+    pub fn push(&mut self, found: Diagnostic) {
         self.found.push(found);
+    }
+
+    /// How many problems have been found.
+    pub fn count(&self) -> usize {
+        self.found.len() + self.more
+    }
+
+    /// The layout, everything found in the order of the text, and whether any is an error.
+    pub fn finish(self) -> (Layout, Vec<Diagnostic>, bool) {
+        let error = |d: &Diagnostic| d.severity == Severity::Error;
+        let wrong = self.more_errors > 0 || self.found.iter().any(error);
+        let Diagnostics(mut found) = Diagnostics::sorted(self.found);
+        if self.more > 0 {
+            let path = self.layout.sources.path(0);
+            let last = Diagnostic::whole(path, format!("and {} more problems", self.more));
+            found.push(Diagnostic {
+                severity: match self.more_errors {
+                    0 => Severity::Warning,
+                    _ => Severity::Error,
+                },
+                ..last
+            });
+        }
+        (self.layout, found, wrong)
     }
 
     pub fn wrong(&mut self, place: Place, wrong: Wrong) {
@@ -368,13 +434,6 @@ fn unknown(
     meant
 }
 
-/// A name of the file in a message: its control characters would garble the terminal.
-pub fn show(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
 /// JSON lets a key stand twice, and so does the short form with two spellings. The tools that
 /// the short form comes from took the last one.
 fn twice(cx: &mut Check, entry: &Entry, first: &Entry) {
@@ -402,62 +461,4 @@ fn not_yet(cx: &mut Check, entry: &Entry, key: &Key, path: &str) {
         ),
     };
     cx.error(place, message, "take it out for now");
-}
-
-/// Whether the value is what the key wants; tells where it is not.
-pub fn kind(cx: &mut Check, shape: Shape, node: &Node, name: &str) -> bool {
-    if !shape.accepts(&node.value) {
-        let message = format!(
-            "`{}` must be {}, not {}",
-            show(name),
-            shape.wants(),
-            node.value.what()
-        );
-        let remedy = rewrite(shape, &node.value, cx.layout.sources.text(node.place));
-        let origin = cx.origin(node.place);
-        let found = Diagnostic::error(origin, message);
-        cx.found.push(match remedy {
-            Some(remedy) => found.remedy(remedy),
-            None => found,
-        });
-        return false;
-    }
-    match &node.value {
-        Value::Text(text) if text.contains('\0') => {
-            let message = format!("`{}` contains a NUL character", show(name));
-            cx.error(
-                node.place,
-                message,
-                "no path, name or argument can hold one",
-            );
-            false
-        }
-        Value::List(items) => {
-            let item = shape.item().unwrap_or(shape);
-            let before = cx.found.len();
-            for (index, inner) in items.iter().enumerate() {
-                kind(cx, item, inner, &format!("{name}[{index}]"));
-            }
-            cx.found.len() == before
-        }
-        _ => true,
-    }
-}
-
-/// The value as it should have been written, where that can be guessed.
-fn rewrite(shape: Shape, value: &Value, typed: &str) -> Option<String> {
-    match (shape, value) {
-        (Shape::Text, Value::Integer(_) | Value::Float | Value::Flag(_)) => {
-            Some(format!("write \"{typed}\", in quotes"))
-        }
-        (Shape::Duration, Value::Integer(_)) => Some(format!("write \"{typed}s\" for seconds")),
-        (Shape::Integer, Value::Text(text)) if text.parse::<i64>().is_ok() => {
-            Some(format!("write {text}, without quotes"))
-        }
-        (Shape::Flag, Value::Text(text)) if text == "true" || text == "false" => {
-            Some(format!("write {text}, without quotes"))
-        }
-        (Shape::Texts, Value::Text(_)) => Some(format!("write [{typed}], in brackets")),
-        _ => None,
-    }
 }

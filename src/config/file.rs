@@ -10,13 +10,16 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::diagnose::{Diagnostic, Place, Sources};
-use super::json;
+use super::{json, syntax};
 
 /// A configuration is read by people: a file above this many bytes is a mistake.
 pub const MAX_BYTES: u64 = 1 << 20;
 
 /// Syntax errors told of one file: one slip can make every later line wrong.
 const MAX_SYNTAX_ERRORS: usize = 8;
+
+/// Complaints of the parser that are looked at for them.
+const MAX_COMPLAINTS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
@@ -154,15 +157,19 @@ fn read_toml(text: &str, source: usize, sources: &Sources) -> Result<Table, Vec<
         return Ok(table(root.get_ref(), source));
     }
     let mut found: Vec<Diagnostic> = Vec::new();
-    for error in errors {
+    for error in errors.into_iter().take(MAX_COMPLAINTS) {
         let span = error.span().unwrap_or(text.len()..text.len());
         let place = Place {
             source,
             start: span.start,
             end: span.end,
         };
-        let message = format!("this is not TOML: {}", error.message());
-        let diagnostic = Diagnostic::error(sources.origin(place), message);
+        let (before, rest) = sources.around(place);
+        let (message, remedy) = syntax::explain(error.message(), before, rest);
+        let diagnostic = Diagnostic {
+            remedy,
+            ..Diagnostic::error(sources.origin(place), message)
+        };
         // The first error of a line explains it; the others come of the recovery.
         let line = |d: &Diagnostic| d.position().map(|(line, _)| line);
         if !found.iter().any(|d| line(d) == line(&diagnostic)) {

@@ -23,12 +23,17 @@ pub fn read(text: &str, source: usize) -> Result<Table, Problem> {
     };
     reader.blanks();
     if reader.peek() != Some(b'{') {
-        let remedy = match reader.peek() {
-            Some(b'[' | b'#') => Some("is this TOML? then the file's name must end in .toml"),
-            Some(_) | None => None,
+        let message = match reader.peek() {
+            Some(_) => "a configuration begins with `{`",
+            None => "the file is empty",
         };
-        let message = "this is not JSON: a configuration begins with `{`";
-        return Err((reader.here(), message.to_owned(), remedy));
+        let (place, message, remedy) = reader.problem(message);
+        let toml = "is this TOML? then the file's name must end in .toml";
+        let remedy = match reader.peek() {
+            Some(b'[') => Some(toml),
+            Some(_) | None => remedy,
+        };
+        return Err((place, message, remedy));
     }
     let root = reader.object(0)?;
     reader.blanks();

@@ -13,7 +13,7 @@ use super::diagnose::{Diagnostic, Diagnostics, Layout, Origin, Place, Severity, 
 use super::file::{self, MAX_BYTES, Syntax, Table, Value};
 pub use super::survey::survey;
 pub use super::{Environment, Form, Loaded};
-use super::{Redis, Secret};
+use super::{Redis, Secret, single};
 
 pub const DEFAULT_PATH: &str = "/etc/agent/agent.toml";
 
@@ -37,14 +37,16 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
     let named = path.or(environment.config.as_deref().map(Path::new));
     let path = named.unwrap_or(Path::new(DEFAULT_PATH));
     let bytes = match bytes(path) {
-        // A board under maintenance comes up without a file too.
-        Err(_) if named.is_none() && absent(path) && environment.maintenance.is_some() => {
-            return check::parse(b"", path, Syntax::Toml, environment).map(|loaded| Loaded {
-                files: Vec::new(),
-                ..loaded
-            });
+        Ok(bytes) => bytes,
+        Err(problem) => {
+            // A board under maintenance comes up without a file too.
+            let mut bare = check::parse(b"", path, Syntax::Toml, environment)?;
+            if named.is_none() && bare.config.agent.maintenance && absent(path) {
+                bare.files.clear();
+                return Ok(bare);
+            }
+            return Err(Diagnostics::one(problem));
         }
-        read => read.map_err(Diagnostics::one)?,
     };
     let mut sources = Sources::default();
     let syntax = file::syntax_of(path, &bytes);
@@ -77,7 +79,10 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
         anchor(&mut loaded);
     }
     match password(&loaded.config.redis, &loaded.layout) {
-        Some(problem) => Err(Diagnostics::one(problem)),
+        Some(problem) => {
+            loaded.warnings.push(problem);
+            Err(Diagnostics::sorted(loaded.warnings))
+        }
         None => Ok(loaded),
     }
 }
@@ -89,7 +94,7 @@ pub fn from_command(
     name: Option<&str>,
     environment: &Environment,
 ) -> Result<Loaded, Diagnostics> {
-    let mut loaded = check::command(argv, redis_url, name, environment)?;
+    let mut loaded = single::command(argv, redis_url, name, environment)?;
     anchor(&mut loaded);
     Ok(loaded)
 }
@@ -105,15 +110,15 @@ pub fn load_redis(path: Option<&Path>, environment: &Environment) -> Result<Redi
         }
         None => Table::default(),
     };
-    let (mut cx, redis) = check::only_redis(sources, &root, environment);
-    cx.found.retain(|d| d.severity == Severity::Error);
-    if cx.found.is_empty() {
-        cx.found.extend(password(&redis, &cx.layout));
+    let (cx, redis) = check::only_redis(sources, &root, environment);
+    let (layout, found, wrong) = cx.finish();
+    if wrong {
+        let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
+        return Err(Diagnostics(errors.collect()));
     }
-    if cx.found.is_empty() {
-        Ok(redis)
-    } else {
-        Err(Diagnostics::sorted(cx.found))
+    match password(&redis, &layout) {
+        Some(problem) => Err(Diagnostics::one(problem)),
+        None => Ok(redis),
     }
 }
 

@@ -205,15 +205,14 @@ fn variable<T>(
     read: impl Fn(&str) -> Result<T, Wrong>,
 ) -> Option<T> {
     let Some(text) = value.to_str() else {
-        cx.found
-            .push(Diagnostic::whole(name, "this variable is not UTF-8"));
+        cx.push(Diagnostic::whole(name, "this variable is not UTF-8"));
         return None;
     };
     match read(text) {
         Ok(value) => Some(value),
         Err(wrong) => {
             let found = Diagnostic::whole(name, wrong.message).remedy(wrong.remedy);
-            cx.found.push(found);
+            cx.push(found);
             None
         }
     }

@@ -3,8 +3,7 @@
 //! Only what can be judged by the service alone; names of other services are noted as
 //! references, for `check`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +12,15 @@ use crate::handoff::PoolSettings;
 use crate::record::Trim;
 use crate::service::{ServiceName, Signal};
 
-use super::diagnose::{Place, nearest};
-use super::fields::{At, Check, Fields, absolute, in_range, kind, setting, show};
-use super::file::{Entry, Node, Value};
-use super::keys::{self, Shape};
-use super::units::{self, Wrong};
-use super::{Form, Identity, Kind, Limit, OnFailed, Process, Restart, Service, StartLimit, Stop};
+use super::diagnose::Place;
+use super::fields::{Check, Fields, absolute, setting};
+use super::file::{Entry, Value};
+use super::keys;
+use super::kind::show;
+use super::nearest::nearest;
+use super::process;
+use super::units::Wrong;
+use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
 
 /// `after` or `requires`: this service names that one, here.
 #[derive(Clone, Debug)]
@@ -105,7 +107,7 @@ pub fn read(
     out.requires = others(cx, fields, "requires", &out.name, references);
     out.critical = fields.flag("critical").unwrap_or(out.critical);
     policy(cx, fields, &mut out);
-    out.process = process(cx, fields);
+    out.process = process::read(cx, fields);
     if let Some(bytes) = fields.size(cx, "max_line", 1..=MAX_LINE) {
         out.max_line = bytes as usize;
     }
@@ -177,6 +179,7 @@ fn others(
     references: &mut Vec<Reference>,
 ) -> Vec<ServiceName> {
     let mut names = Vec::new();
+    let mut seen = HashSet::new();
     for text in fields.texts(key).unwrap_or_default() {
         let Some(to) = name(cx, text.value, text.place) else {
             continue;
@@ -186,7 +189,7 @@ fn others(
             to: to.clone(),
             place: text.place,
         });
-        if !names.contains(&to) {
+        if seen.insert(to.clone()) {
             names.push(to);
         }
     }
@@ -265,127 +268,9 @@ fn signal(text: &str) -> Result<Signal, Wrong> {
     })
 }
 
-/// What the process starts with.
-fn process(cx: &mut Check, fields: &Fields<'_>) -> Process {
-    let capabilities = fields.texts("capabilities").map(|texts| {
-        let numbers = texts
-            .into_iter()
-            .filter_map(|text| cx.accept(text.place, units::capability(text.value)));
-        let mut numbers: Vec<u32> = numbers.collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
-    });
-    Process {
-        user: one(cx, fields, "user"),
-        group: one(cx, fields, "group"),
-        supplementary_groups: groups(cx, fields),
-        working_directory: fields.absolute(cx, "working_directory"),
-        environment: environment(cx, fields),
-        environment_files: environment_files(cx, fields),
-        clear_environment: fields.flag("clear_environment").unwrap_or(false),
-        umask: fields.parsed(cx, "umask", units::umask),
-        limits: limits(cx, fields),
-        nice: fields.number(cx, "nice", -20..=19),
-        cpu_affinity: fields.parsed(cx, "cpu_affinity", units::cpu_list),
-        scheduling: fields.parsed(cx, "scheduling", units::scheduling),
-        oom_score_adj: fields.number(cx, "oom_score_adj", -1000..=1000),
-        no_new_privileges: fields.flag("no_new_privileges").unwrap_or(false),
-        capabilities,
-    }
-}
-
-fn one(cx: &mut Check, fields: &Fields<'_>, key: &str) -> Option<Identity> {
-    identity(cx, key, fields.node(key)?)
-}
-
-/// An empty text is as absent.
-fn identity(cx: &mut Check, key: &str, node: &Node) -> Option<Identity> {
-    match &node.value {
-        Value::Text(text) if text.is_empty() => None,
-        Value::Text(text) => cx.accept(node.place, units::identity(text)),
-        Value::Integer(id) => {
-            // 2^32 - 1 means "no change" to setuid(2) and its kin.
-            in_range(cx, node.place, key, *id, 0..=u32::MAX - 1).map(Identity::Id)
-        }
-        _ => None,
-    }
-}
-
-fn groups(cx: &mut Check, fields: &Fields<'_>) -> Option<Vec<Identity>> {
-    let key = "supplementary_groups";
-    let Value::List(items) = &fields.node(key)?.value else {
-        return None;
-    };
-    let groups = items.iter().filter_map(|item| identity(cx, key, item));
-    Some(groups.collect())
-}
-
-fn environment(cx: &mut Check, fields: &Fields<'_>) -> BTreeMap<String, String> {
-    let mut out = BTreeMap::new();
-    for Entry { key, place, node } in fields.names("environment") {
-        if key.is_empty() || key.contains(['=', '\0']) {
-            let message = "this cannot be the name of a variable";
-            cx.error(
-                *place,
-                message,
-                "names have no `=`, no NUL and are not empty",
-            );
-        } else if kind(cx, Shape::Text, node, key)
-            && let Value::Text(text) = &node.value
-        {
-            out.insert(key.clone(), text.clone());
-        }
-    }
-    out
-}
-
-fn environment_files(cx: &mut Check, fields: &Fields<'_>) -> Vec<PathBuf> {
-    let texts: Vec<At<&str>> = fields.texts("environment_file").unwrap_or_default();
-    texts
-        .into_iter()
-        .filter_map(|text| absolute(cx, "environment_file", text))
-        .collect()
-}
-
-fn limits(cx: &mut Check, fields: &Fields<'_>) -> Vec<Limit> {
-    let mut out: Vec<Limit> = Vec::new();
-    for Entry { key, place, node } in fields.names("limits") {
-        let Some((name, resource)) = cx.accept(*place, units::limit_name(key)) else {
-            continue;
-        };
-        let value = match &node.value {
-            Value::Text(text) => cx.accept(node.place, units::limit_value(text)),
-            Value::Integer(number) => {
-                in_range(cx, node.place, name, *number, 0..=u64::MAX).map(Some)
-            }
-            other => {
-                let message = format!("`{name}` must be a number, not {}", other.what());
-                cx.error(
-                    node.place,
-                    message,
-                    "write a number, a size or \"unlimited\"",
-                );
-                None
-            }
-        };
-        let Some(value) = value else { continue };
-        if out.iter().any(|limit| limit.resource == resource) {
-            let message = format!("the limit `{name}` stands twice");
-            cx.error(*place, message, "keep one of them");
-        }
-        out.push(Limit {
-            resource,
-            name,
-            value,
-        });
-    }
-    out.sort_by_key(|limit| limit.resource);
-    out
-}
-
 fn pools(cx: &mut Check, fields: &Fields<'_>, service: &str) -> Vec<PoolSettings> {
     let mut out: Vec<PoolSettings> = Vec::new();
+    let mut seen = HashSet::new();
     for Entry { key, place, node } in fields.names("health") {
         if ServiceName::new(key).is_err() {
             let message = format!("`{}` cannot be a health category", show(key));
@@ -396,7 +281,7 @@ fn pools(cx: &mut Check, fields: &Fields<'_>, service: &str) -> Vec<PoolSettings
             );
             continue;
         }
-        if out.iter().any(|pool| pool.category == *key) {
+        if !seen.insert(key) {
             cx.error(
                 *place,
                 format!("the pool `{key}` stands twice"),

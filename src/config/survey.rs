@@ -8,7 +8,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::diagnose::{Diagnostic, nearest};
+use super::diagnose::Diagnostic;
+use super::nearest::nearest;
 use super::units;
 use super::{Identity, Loaded, Service};
 
