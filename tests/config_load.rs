@@ -369,7 +369,8 @@ fn what_the_machine_lacks() {
          [service.b]\nexecutable = '{}'\nenvironment_file = '/nowhere/env'\n\
          [service.c]\nexecutable = '{}'\ncpu_affinity = '1023'\n\
          [service.d]\nexecutable = 'no-such-program'\nenvironment = {{ PATH = '/bin' }}\n\
-         [service.e]\nexecutable = 'sh'\nuser = 0\n",
+         [service.e]\nexecutable = 'sh'\nuser = 0\n\
+         [service.f]\nexecutable = '/bin/sh -x'\n",
         plain.display(),
         script.display(),
     );
@@ -386,6 +387,7 @@ fn what_the_machine_lacks() {
         "agent.toml:9:14: warning: the interpreter of script, /nowhere/python3, does not exist here",
         "agent.toml:10:16: warning: this machine has none of these CPUs",
         "agent.toml:12:14: warning: there is no `no-such-program` on PATH (/bin)",
+        "agent.toml:18:14: warning: /bin/sh -x does not exist here",
     ];
     let other = |brief: &&String| !brief.contains("only root");
     assert_eq!(found.iter().filter(other).collect::<Vec<_>>(), expected);

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::diagnose::{Diagnostic, Diagnostics, Layout, Sources};
-use super::fields::{Check, Fields, setting};
+use super::fields::{Fields, setting};
 use super::file::{self, Entry, Syntax, Table, Value};
+use super::found::Check;
 use super::keys;
 use super::kind::show;
 use super::nearest::nearest;
 use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
-use super::single;
 use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
+use super::{single, units};
 use crate::service::ServiceName;
 
 /// Where native files are included from when `[agent] include` does not say.
@@ -194,9 +195,10 @@ fn agent(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Agen
         variable.or(typed).unwrap_or_else(|| PathBuf::from(default))
     };
     let typed = fields.flag("maintenance").unwrap_or(false);
+    let board = fields.parsed(cx, "board", units::key_part);
     let shutdown = fields.duration(cx, "shutdown_timeout", Duration::ZERO);
     Agent {
-        board: fields.owned("board").unwrap_or_default(),
+        board: board.unwrap_or_default(),
         state_dir: over(&environment.state_dir, state_dir, "/var/lib/agent"),
         runtime_dir: over(&environment.runtime_dir, runtime_dir, "/run/agent"),
         shutdown_timeout: shutdown.unwrap_or(Duration::from_secs(30)),

@@ -9,6 +9,7 @@ pub mod diff;
 mod endpoint;
 mod fields;
 pub mod file;
+mod found;
 mod json;
 mod kernel;
 pub mod keys;

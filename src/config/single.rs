@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::check::{finish, shared};
 use super::diagnose::{Diagnostic, Diagnostics, Layout};
-use super::fields::{Check, Fields, setting};
+use super::fields::{Fields, setting};
 use super::file::Table;
+use super::found::Check;
 use super::{Config, Environment, Form, Loaded, OnFailed, Restart, Service, endpoint, keys};
 use super::{redis, service};
 use crate::service::ServiceName;
