@@ -302,6 +302,22 @@ agent.toml:13:40: `10` has no unit
 }
 
 #[test]
+fn tables_name_their_keys() {
+    golden(
+        "[agent]\nboard = \"a\\u0007\"\n[service.a]\nexecutable = \"/a\"\nstop = \"TERM\"\n",
+        r#"
+agent.toml:2:9: part of a Redis key may not contain '\u{7}'
+    2 | board = "a\u0007"
+      |         ^^^^^^^^^ take it out
+
+agent.toml:5:8: `stop` must be a table, not a string
+    5 | stop = "TERM"
+      |        ^^^^^^ its keys are signal, timeout
+"#,
+    );
+}
+
+#[test]
 fn what_services_say_about_each_other() {
     golden(
         r#"[service.a]

@@ -173,6 +173,13 @@ fn damaged_files() {
     }
 }
 
+/// The pattern this many times, each `#` its number.
+fn many(count: usize, pattern: &str) -> String {
+    (0..count)
+        .map(|n| pattern.replace('#', &n.to_string()))
+        .collect()
+}
+
 #[test]
 fn deep_and_long_files() {
     for text in [
@@ -189,6 +196,12 @@ fn deep_and_long_files() {
         "://@".repeat(50_000),
         "password=".repeat(20_000),
         format!("{}=1", "k".repeat(500_000)),
+        // Many problems on one long line; many services, names, pools.
+        format!("{{{}\"app\":{{}}}}", "\"x\":1,".repeat(100_000)),
+        format!("[redis]\npassword = [{}]", "1, ".repeat(200_000)),
+        many(30_000, "[service.s#]\nexecutable='x'\n"),
+        format!("[service.a]\nafter = [{}]", many(90_000, "'s#',")),
+        format!("[service.a.health]\n{}", many(60_000, "c#={}\n")),
     ] {
         let begun = std::time::Instant::now();
         survive(text.as_bytes());

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::diagnose::{Diagnostic, Diagnostics, Layout, Sources};
-use super::fields::{Check, Fields, setting};
+use super::fields::{Fields, setting};
 use super::file::{self, Entry, Syntax, Table, Value};
+use super::found::Check;
 use super::keys;
 use super::kind::show;
 use super::nearest::nearest;
 use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
-use super::single;
 use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
+use super::{single, units};
 use crate::service::ServiceName;
 
 /// Where native files are included from when `[agent] include` does not say.
@@ -127,9 +128,6 @@ pub fn finish(
 fn native(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Config> {
     let fields = Fields::open(cx, root, keys::NATIVE, "");
     let mut config = shared(cx, &fields, environment);
-    fields.inner(cx, "crash");
-    let health = fields.inner(cx, "health");
-    config.health.compute = health.flag("compute").unwrap_or(true);
     let mut references = Vec::new();
     let mut services: Vec<Service> = Vec::new();
     let mut seen = HashSet::new();
@@ -167,6 +165,9 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let agent = self::agent(cx, &agent, environment);
     let redis = fields.inner(cx, "redis");
     let redis = redis::read(cx, &redis, environment, Precedence::Environment);
+    // Opened for its diagnostics: none of its keys is built yet.
+    fields.inner(cx, "crash");
+    let health = fields.inner(cx, "health");
     let spool = fields.inner(cx, "spool");
     let memory = spool.size(cx, "memory", MIN_MEMORY..=MAX_MEMORY);
     Config {
@@ -175,7 +176,9 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
         spool: Spool {
             memory: memory.unwrap_or(8 << 20),
         },
-        health: Health { compute: true },
+        health: Health {
+            compute: health.flag("compute").unwrap_or(true),
+        },
         services: Vec::new(),
     }
 }
@@ -192,9 +195,10 @@ fn agent(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Agen
         variable.or(typed).unwrap_or_else(|| PathBuf::from(default))
     };
     let typed = fields.flag("maintenance").unwrap_or(false);
+    let board = fields.parsed(cx, "board", units::key_part);
     let shutdown = fields.duration(cx, "shutdown_timeout", Duration::ZERO);
     Agent {
-        board: fields.owned("board").unwrap_or_default(),
+        board: board.unwrap_or_default(),
         state_dir: over(&environment.state_dir, state_dir, "/var/lib/agent"),
         runtime_dir: over(&environment.runtime_dir, runtime_dir, "/run/agent"),
         shutdown_timeout: shutdown.unwrap_or(Duration::from_secs(30)),

@@ -61,7 +61,11 @@ impl Sources {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let end = floor(text, place.end).clamp(start, (line_start + line.len()).max(start));
         let column = text[line_start..start].chars().count();
-        let (shown, offset) = window(&mask(line), column);
+        // Of a very long line only the part around the place is worked on.
+        let near = floor(text, start.saturating_sub(NEAR)).max(line_start);
+        let far = floor(text, start + NEAR).clamp(near, line_start + line.len());
+        let skipped = text[line_start..near].chars().count();
+        let (shown, offset) = window(&mask(&text[near..far]), column - skipped);
         Mark {
             path: path.clone(),
             line: before.matches('\n').count() + 1,
@@ -92,6 +96,9 @@ impl Sources {
         &text[start..floor(text, place.end).max(start)]
     }
 }
+
+/// Bytes of a line on each side of a place; enough to find the key of a password.
+const NEAR: usize = 4096;
 
 /// The last character border at or before `at`.
 fn floor(text: &str, at: usize) -> usize {

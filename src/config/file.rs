@@ -18,6 +18,9 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Syntax errors told of one file: one slip can make every later line wrong.
 const MAX_SYNTAX_ERRORS: usize = 8;
 
+/// Complaints of the parser that are looked at for them.
+const MAX_COMPLAINTS: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     Toml,
@@ -154,7 +157,7 @@ fn read_toml(text: &str, source: usize, sources: &Sources) -> Result<Table, Vec<
         return Ok(table(root.get_ref(), source));
     }
     let mut found: Vec<Diagnostic> = Vec::new();
-    for error in errors {
+    for error in errors.into_iter().take(MAX_COMPLAINTS) {
         let span = error.span().unwrap_or(text.len()..text.len());
         let place = Place {
             source,

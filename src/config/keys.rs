@@ -108,6 +108,7 @@ pub const SHORT: &[Key] = &[
     key("agent", Fields(AGENT)),
     key("spool", Fields(SPOOL)),
     key("crash", Fields(CRASH)),
+    key("health", Fields(HEALTH)),
 ];
 
 pub const AGENT: &[Key] = &[

@@ -1,8 +1,8 @@
 //! a value, and what its key wants → whether it fits, else what to write instead.
 
 use super::diagnose::Severity;
-use super::fields::Check;
 use super::file::{Node, Value};
+use super::found::Check;
 use super::keys::Shape;
 
 /// Whether the value is what the key wants; tells where it is not.
@@ -56,6 +56,10 @@ fn rewrite(shape: Shape, value: &Value, typed: &str) -> Option<String> {
         }
         (Shape::Flag, Value::Text(text)) if text == "true" || text == "false" => {
             Some(format!("write {text}, without quotes"))
+        }
+        (Shape::Fields(keys), _) => {
+            let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            Some(format!("its keys are {}", names.join(", ")))
         }
         (Shape::Texts, Value::Text(_)) => Some(format!("write [{typed}], in brackets")),
         _ => None,

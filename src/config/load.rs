@@ -37,14 +37,16 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
     let named = path.or(environment.config.as_deref().map(Path::new));
     let path = named.unwrap_or(Path::new(DEFAULT_PATH));
     let bytes = match bytes(path) {
-        // A board under maintenance comes up without a file too.
-        Err(_) if named.is_none() && absent(path) && environment.maintenance.is_some() => {
-            return check::parse(b"", path, Syntax::Toml, environment).map(|loaded| Loaded {
-                files: Vec::new(),
-                ..loaded
-            });
+        Ok(bytes) => bytes,
+        Err(problem) => {
+            // A board under maintenance comes up without a file too.
+            let mut bare = check::parse(b"", path, Syntax::Toml, environment)?;
+            if named.is_none() && bare.config.agent.maintenance && absent(path) {
+                bare.files.clear();
+                return Ok(bare);
+            }
+            return Err(Diagnostics::one(problem));
         }
-        read => read.map_err(Diagnostics::one)?,
     };
     let mut sources = Sources::default();
     let syntax = file::syntax_of(path, &bytes);

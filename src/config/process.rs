@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::fields::{At, Check, Fields, absolute, in_range};
+use super::fields::{At, Fields, absolute, in_range};
 use super::file::{Entry, Node, Value};
+use super::found::Check;
 use super::keys::Shape;
 use super::kind::kind;
 use super::{Identity, Limit, Process, kernel, units};

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::diagnose::Diagnostic;
 use super::endpoint::{self, Address, DEFAULT_PORT};
-use super::fields::{At, Check, Fields, absolute};
-use super::units::Wrong;
+use super::fields::{At, Fields, absolute};
+use super::found::Check;
+use super::units::{self, Wrong};
 use super::{Endpoint, Environment, Form, Redis, Secret};
 
 /// Who wins where both speak.
@@ -63,7 +64,8 @@ pub fn read(
     redis.max_len = fields
         .number(cx, "max_len", 0..=u64::MAX >> 1)
         .unwrap_or(redis.max_len);
-    redis.key_prefix = fields.owned("key_prefix").unwrap_or_default();
+    let prefix = fields.parsed(cx, "key_prefix", units::key_part);
+    redis.key_prefix = prefix.unwrap_or_default();
     credentials(cx, fields, &mut redis);
     let over = |typed: bool| precedence == Precedence::Environment || !typed;
     if let Some(address) = &environment.redis_addr

@@ -13,8 +13,9 @@ use crate::record::Trim;
 use crate::service::{ServiceName, Signal};
 
 use super::diagnose::Place;
-use super::fields::{Check, Fields, absolute, setting};
+use super::fields::{Fields, absolute, setting};
 use super::file::{Entry, Value};
+use super::found::Check;
 use super::keys;
 use super::kind::show;
 use super::nearest::nearest;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::check::{finish, shared};
 use super::diagnose::{Diagnostic, Diagnostics, Layout};
-use super::fields::{Check, Fields, setting};
+use super::fields::{Fields, setting};
 use super::file::Table;
+use super::found::Check;
 use super::{Config, Environment, Form, Loaded, OnFailed, Restart, Service, endpoint, keys};
 use super::{redis, service};
 use crate::service::ServiceName;
@@ -19,7 +20,6 @@ pub fn short(cx: &mut Check, root: &Table, environment: &Environment) -> Option<
     }
     let fields = Fields::open(cx, root, keys::SHORT, "");
     let mut config = shared(cx, &fields, environment);
-    fields.inner(cx, "crash");
     fields.inner(cx, "debug");
     let Some(app) = fields.key_place("app") else {
         let name = cx.layout.sources.path(0).to_owned();

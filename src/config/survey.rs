@@ -58,7 +58,9 @@ impl Survey<'_> {
         let key = |name: &str| format!("service.{}.{name}", service.name);
         let process = &service.process;
         if let Err(message) = executable(service) {
-            self.warn(&key("executable"), message, None);
+            let spaced = service.executable.contains(' ');
+            let remedy = spaced.then(|| "arguments go into `args`".to_owned());
+            self.warn(&key("executable"), message, remedy);
         }
         self.user(&key("user"), process.user.as_ref());
         self.group(&key("group"), process.group.as_ref());

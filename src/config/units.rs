@@ -193,6 +193,17 @@ pub fn scheduling(text: &str) -> Result<Scheduling, Wrong> {
     }
 }
 
+/// Part of a Redis key: anything that can be typed at a terminal.
+pub fn key_part(text: &str) -> Result<String, Wrong> {
+    match text.chars().find(|c| c.is_control()) {
+        None => Ok(text.to_owned()),
+        Some(c) => wrong(
+            format!("part of a Redis key may not contain {c:?}"),
+            "take it out",
+        ),
+    }
+}
+
 /// By name or by number; a text of digits is a number.
 pub fn identity(text: &str) -> Result<Identity, Wrong> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
