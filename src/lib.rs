@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod event;
 pub mod handoff;
+pub mod health;
 pub mod logs;
 pub mod record;
 pub mod request;
