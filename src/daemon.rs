@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, Identity};
-use crate::control::peer::Access;
 use crate::control::bind::{self, BindError, Bound};
+use crate::control::peer::Access;
 use crate::control::server;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
@@ -21,7 +21,7 @@ use crate::record::Record;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
 use crate::supervise::run::Hands;
-use crate::{logs, signals, sink, supervise};
+use crate::{health, logs, signals, sink, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
 const INBOX: usize = 4096;
@@ -174,12 +174,17 @@ impl House {
             tracing::error!("signals to the agent cannot be heard: {error}");
         }
         let logs = tokio::spawn(logs::run::run(feed_out, lines, beats, inbox.clone()));
+        let health_words = words.clone();
         let health = tokio::spawn(async move {
-            let (mut a, mut b) = (standings_out, beats_out);
-            let _x = health_gauge;
-            tokio::join!(async { while a.recv().await.is_some() {} }, async {
-                while b.recv().await.is_some() {}
-            });
+            let settings = &settings.health;
+            health::run::run(
+                settings,
+                standings_out,
+                beats_out,
+                health_words,
+                health_gauge,
+            )
+            .await;
         });
         let (socket, server) = match self.bound {
             Some(bound) => {

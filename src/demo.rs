@@ -182,13 +182,7 @@ impl Stage {
         screen.print("  planner writes many lines that are one message");
         if let Some(cli) = self.redis_cli() {
             screen.heading("Look for yourself, while it runs");
-            for command in [
-                "-n 1 XREVRANGE logs:app:demo-camera:info + - COUNT 3",
-                "-n 1 XRANGE logs:app:demo-lidar:status - +",
-                "-n 2 GET wrapp:demo-camera:frames",
-                "-n 2 GET demo-pump:__healthpool__pulse_health",
-                "-n 2 HGETALL agent:service:demo-lidar",
-            ] {
+            for command in watch::suggestions() {
                 screen.print(&format!("  {cli} {command}"));
             }
         }

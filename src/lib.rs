@@ -14,6 +14,7 @@ pub mod demo;
 pub mod diag;
 pub mod event;
 pub mod handoff;
+pub mod health;
 pub mod logs;
 pub mod names;
 pub mod query;

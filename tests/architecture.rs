@@ -20,7 +20,11 @@ const EDGES: &[&str] = &[
     "clock.rs",
     "query/fetch.rs",
     "config/load.rs",
+    "config/survey.rs",
+    "supervise/child.rs",
+    "supervise/lane.rs",
     "supervise/spawn.rs",
+    "supervise/tree.rs",
     "supervise/reap.rs",
     "supervise/notify.rs",
     "supervise/run.rs",
@@ -28,7 +32,6 @@ const EDGES: &[&str] = &[
     "logs/run.rs",
     "logs/tee.rs",
     "health/sample.rs",
-    "health/device.rs",
     "health/run.rs",
     "sink/redis.rs",
     "sink/link.rs",
@@ -39,8 +42,6 @@ const EDGES: &[&str] = &[
     "control/bind.rs",
     "control/client.rs",
     "cli/run.rs",
-    "crash/images.rs",
-    "crash/examine.rs",
 ];
 
 /// Words that make a file an edge.

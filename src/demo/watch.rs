@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::{Connection, RedisResult};
 
 use super::screen::Screen;
-use crate::record::{StreamKind, Streams, Trim, pool_key};
+use crate::record::{StreamKind, Streams, Trim, pool_key, service_key};
 
 /// The stream names of the services.
 pub const SERVICES: [&str; 4] = ["demo-camera", "demo-lidar", "demo-pump", "demo-planner"];
@@ -120,6 +120,20 @@ fn show_values(screen: Screen, values: &mut Connection, shown: &mut HashMap<Stri
             shown.insert(key, value);
         }
     }
+}
+
+/// redis-cli commands that show what is there, one of each kind.
+pub fn suggestions() -> [String; 5] {
+    let streams = |name| Streams::new(name, Trim { max_len: 0 });
+    let info = streams("demo-camera").key(StreamKind::Info);
+    let status = streams("demo-lidar").key(StreamKind::Status);
+    [
+        format!("-n 1 XREVRANGE {info} + - COUNT 3"),
+        format!("-n 1 XRANGE {status} - +"),
+        format!("-n 2 GET {}", streams("demo-camera").value_key("frames")),
+        format!("-n 2 GET {}", pool_key("demo-pump", "pulse", "health")),
+        format!("-n 2 HGETALL {}", service_key("demo-lidar")),
+    ]
 }
 
 /// Removes what the demonstration wrote to a Redis that is not its own.

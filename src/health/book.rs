@@ -1,0 +1,311 @@
+//! Standings, beats, samples → what has changed of the published values.
+//!
+//! One page per service: where it stands, its pools, what its process uses, and what was
+//! published of all that. Only changes are told; the sink renews what has not changed. Pools
+//! are told as of the last tick or start, never in between: a pool that gets its beat with
+//! every tick looks full, as it is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::pool::{Input, Pool, Values};
+use crate::handoff::{Beat, BeatKind, PoolSettings, ServiceGauge, Standing};
+use crate::record::{Gauge, POOL_PROPERTIES, pool_key, service_key};
+use crate::service::{Pid, ServiceName};
+
+/// The pool that every service has: a beat each second while its process lives.
+const PROCESS: &str = "process";
+
+/// Where `health` stands in the values.
+const HEALTH: usize = 7;
+
+#[derive(Debug)]
+pub struct Book {
+    /// Whether `health` keys are ours.
+    compute: bool,
+    pages: BTreeMap<ServiceName, Page>,
+    /// Markers name the stream.
+    by_stream: HashMap<Arc<str>, ServiceName>,
+    /// What removed services leave behind.
+    forgotten: Vec<Gauge>,
+}
+
+#[derive(Debug)]
+struct Page {
+    standing: Standing,
+    pools: BTreeMap<String, Entry>,
+    usage: ServiceGauge,
+    /// The state hash as published.
+    told: Vec<(&'static str, String)>,
+    pools_due: bool,
+    state_due: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pool: Pool,
+    told: Option<Values>,
+}
+
+impl Book {
+    pub fn new(compute: bool) -> Book {
+        Book {
+            compute,
+            pages: BTreeMap::new(),
+            by_stream: HashMap::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// A service stands somewhere else now, is new, or is gone.
+    pub fn stand(&mut self, now: Instant, standing: Standing) {
+        if standing.removed {
+            return self.remove(&standing.service);
+        }
+        let known = self.pages.get(&standing.service);
+        if known.is_some_and(|page| page.standing.streams.name() != standing.streams.name()) {
+            // A reload renamed its stream, and with it all keys of its pools.
+            self.remove(&standing.service);
+        }
+        let stream = Arc::clone(standing.streams.name());
+        self.by_stream.insert(stream, standing.service.clone());
+        match self.pages.get_mut(&standing.service) {
+            Some(page) => page.stand(now, standing, &mut self.forgotten),
+            None => {
+                let page = Page::new(now, standing);
+                self.pages.insert(page.standing.service.clone(), page);
+            }
+        }
+    }
+
+    /// A marker said something; false where nobody knows of whom.
+    pub fn beat(&mut self, now: Instant, beat: Beat) -> bool {
+        let service = self.by_stream.get(&beat.stream_name);
+        let Some(page) = service.and_then(|service| self.pages.get_mut(service)) else {
+            return false;
+        };
+        let running = page.standing.pid.is_some();
+        let entry = page
+            .pools
+            .entry(beat.category)
+            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
+        entry.pool.step(now, Input::Mark(beat.what));
+        true
+    }
+
+    /// A second has passed.
+    pub fn tick(&mut self, now: Instant) {
+        for page in self.pages.values_mut() {
+            if page.standing.pid.is_some()
+                && let Some(entry) = page.pools.get_mut(PROCESS)
+            {
+                entry.pool.step(now, Input::Mark(BeatKind::Beats(1)));
+            }
+            for entry in page.pools.values_mut() {
+                entry.pool.step(now, Input::Pass);
+            }
+            (page.pools_due, page.state_due) = (true, true);
+        }
+    }
+
+    /// The processes to be sampled.
+    pub fn processes(&self) -> impl Iterator<Item = (&ServiceName, Pid)> {
+        let process = |page: &Page| page.standing.pid;
+        self.pages
+            .iter()
+            .filter_map(move |(name, page)| Some((name, process(page)?)))
+    }
+
+    /// What a service's process uses; its health is the book's own.
+    pub fn uses(&mut self, service: &ServiceName, usage: ServiceGauge) {
+        if let Some(page) = self.pages.get_mut(service) {
+            page.usage = usage;
+        }
+    }
+
+    pub fn is_due(&self) -> bool {
+        let due = |page: &Page| page.pools_due || page.state_due;
+        !self.forgotten.is_empty() || self.pages.values().any(due)
+    }
+
+    /// Everything that has changed since it was told; it counts as told from now on.
+    pub fn changes(&mut self, out: &mut Vec<Gauge>) {
+        out.append(&mut self.forgotten);
+        for page in self.pages.values_mut() {
+            if std::mem::take(&mut page.pools_due) {
+                page.pool_changes(self.compute, out);
+            }
+            if std::mem::take(&mut page.state_due) {
+                page.state_changes(out);
+            }
+        }
+    }
+
+    /// The latest of every service, for `status`.
+    pub fn gauges(&self) -> impl Iterator<Item = (&ServiceName, ServiceGauge)> {
+        self.pages.iter().map(|(name, page)| {
+            let health = page.pools.iter();
+            let health = health.map(|(category, entry)| (category.clone(), entry.pool.health()));
+            let gauge = ServiceGauge {
+                health: health.collect(),
+                ..page.usage.clone()
+            };
+            (name, gauge)
+        })
+    }
+
+    fn remove(&mut self, service: &ServiceName) {
+        let Some(page) = self.pages.remove(service) else {
+            return;
+        };
+        self.by_stream.remove(page.standing.streams.name());
+        for (category, entry) in &page.pools {
+            page.forget_pool(category, entry, &mut self.forgotten);
+        }
+        let key = service_key(service.as_str());
+        self.forgotten.push(Gauge::Forget { key });
+    }
+}
+
+impl Page {
+    fn new(now: Instant, standing: Standing) -> Page {
+        let running = standing.pid.is_some();
+        let mut pools = BTreeMap::new();
+        let process = unconfigured(PROCESS);
+        for settings in std::iter::once(&process).chain(standing.pools.iter()) {
+            let entry = Entry::new(now, settings.clone(), running);
+            pools.insert(settings.category.clone(), entry);
+        }
+        Page {
+            standing,
+            pools,
+            usage: ServiceGauge::default(),
+            told: Vec::new(),
+            pools_due: true,
+            state_due: true,
+        }
+    }
+
+    fn stand(&mut self, now: Instant, standing: Standing, forgotten: &mut Vec<Gauge>) {
+        if standing.pools != self.standing.pools {
+            self.configure(now, &standing.pools, forgotten);
+        }
+        let (before, after) = (self.standing.pid, standing.pid);
+        if before != after || self.standing.exit != standing.exit {
+            // A process ended, began, or both.
+            let input = match after {
+                Some(_) if before != after => Input::Start,
+                Some(_) => Input::Pass,
+                None => Input::Stop,
+            };
+            for entry in self.pools.values_mut() {
+                entry.pool.step(now, input);
+            }
+            self.usage = ServiceGauge::default();
+            self.pools_due = true;
+        }
+        self.standing = standing;
+        self.state_due = true;
+    }
+
+    /// Takes over what a reload changed of the pools.
+    fn configure(&mut self, now: Instant, pools: &[PoolSettings], forgotten: &mut Vec<Gauge>) {
+        let configured = |category: &str| pools.iter().any(|pool| pool.category == category);
+        for gone in self.standing.pools.iter() {
+            if !configured(&gone.category)
+                && gone.category != PROCESS
+                && let Some(entry) = self.pools.remove(&gone.category)
+            {
+                self.forget_pool(&gone.category, &entry, forgotten);
+            }
+        }
+        let running = self.standing.pid.is_some();
+        for settings in pools {
+            match self.pools.get_mut(&settings.category) {
+                Some(entry) => entry.pool.configure(now, settings),
+                None => {
+                    let entry = Entry::new(now, settings.clone(), running);
+                    self.pools.insert(settings.category.clone(), entry);
+                }
+            }
+        }
+        self.pools_due = true;
+    }
+
+    fn pool_changes(&mut self, compute: bool, out: &mut Vec<Gauge>) {
+        let service = self.standing.streams.name();
+        let exit = i64::from(self.standing.exit.unwrap_or(0));
+        for (category, entry) in &mut self.pools {
+            let values = entry.pool.values(exit);
+            let count = if compute { values.len() } else { HEALTH };
+            for (place, property) in POOL_PROPERTIES.iter().take(count).enumerate() {
+                if entry.told.is_none_or(|told| told[place] != values[place]) {
+                    out.push(Gauge::Integer {
+                        key: pool_key(service, category, property),
+                        value: values[place],
+                    });
+                }
+            }
+            entry.told = Some(values);
+        }
+    }
+
+    fn state_changes(&mut self, out: &mut Vec<Gauge>) {
+        let fields = self.fields();
+        if fields != self.told {
+            out.push(Gauge::Hash {
+                key: service_key(self.standing.service.as_str()),
+                fields: fields.clone(),
+            });
+            self.told = fields;
+        }
+    }
+
+    /// The state hash. Without a process its pid and what it uses are 0.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let (standing, usage) = (&self.standing, &self.usage);
+        let tally = &standing.streams.tally;
+        vec![
+            ("state", standing.state.as_str().to_owned()),
+            ("pid", standing.pid.unwrap_or(0).to_string()),
+            ("restarts", standing.restarts.to_string()),
+            ("exit", standing.exit.unwrap_or(0).to_string()),
+            ("since_ms", standing.since_ms.to_string()),
+            ("cpu_percent", format!("{:.1}", usage.cpu_percent)),
+            ("rss_bytes", usage.rss_bytes.to_string()),
+            ("threads", usage.threads.to_string()),
+            ("fds", usage.fds.to_string()),
+            ("lines", tally.lines().to_string()),
+            ("dropped", tally.dropped().to_string()),
+        ]
+    }
+
+    fn forget_pool(&self, category: &str, entry: &Entry, out: &mut Vec<Gauge>) {
+        if entry.told.is_none() {
+            return;
+        }
+        let service = self.standing.streams.name();
+        out.extend(POOL_PROPERTIES.iter().map(|property| Gauge::Forget {
+            key: pool_key(service, category, property),
+        }));
+    }
+}
+
+impl Entry {
+    fn new(now: Instant, settings: PoolSettings, running: bool) -> Entry {
+        let mut pool = Pool::new(settings);
+        if running {
+            pool.step(now, Input::Start);
+        }
+        Entry { pool, told: None }
+    }
+}
+
+/// A pool of which nothing but the category is known.
+fn unconfigured(category: &str) -> PoolSettings {
+    PoolSettings {
+        category: category.to_owned(),
+        ..PoolSettings::default()
+    }
+}

@@ -1,0 +1,10 @@
+//! Standings, beats, samples → pools and states as latest values.
+//!
+//! `pool` is one pool's arithmetic, `book` all services with what was published of them,
+//! `stat` and `sample` what their processes use, `run` the second's tick.
+
+pub mod book;
+pub mod pool;
+pub mod run;
+pub mod sample;
+pub mod stat;

@@ -1,0 +1,178 @@
+//! Standings and beats → gauges for the sink and for `status`.
+//!
+//! One tick a second is the only thing that wakes an idle agent. What changes in between
+//! (a start, an end) is told at once. While the sink takes nothing, changes are not queued
+//! but kept as what they are: the difference to what was told.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::warn;
+
+use super::book::Book;
+use super::sample::{Sampler, Units};
+use crate::config;
+use crate::handoff::{Beat, HealthGauge, ServiceGauge, Standing};
+use crate::record::Record;
+use crate::service::{Pid, ServiceName};
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// Beats taken in one turn.
+const BEATS: usize = 256;
+
+/// Serves until `standings` closes.
+pub async fn run(
+    settings: &config::Health,
+    mut standings: mpsc::Receiver<Standing>,
+    mut beats: mpsc::Receiver<Beat>,
+    words: mpsc::Sender<Record>,
+    gauge: watch::Sender<HealthGauge>,
+) {
+    let mut book = Book::new(settings.compute);
+    let mut samplers = Samplers::new(Path::new("/proc"));
+    let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut some_beats = Vec::with_capacity(BEATS);
+    let mut lost_beats = false;
+    let mut room: Option<Room> = None;
+    loop {
+        if book.is_due() && room.is_none() {
+            room = Some(Box::pin(words.clone().reserve_owned()));
+        }
+        tokio::select! {
+            biased;
+            next = standings.recv() => match next {
+                Some(standing) => {
+                    book.stand(now(), standing);
+                    samplers.sample(now(), &mut book, New::Only);
+                    publish_gauge(&book, &gauge);
+                }
+                None => return,
+            },
+            permit = has_room(&mut room) => {
+                room = None;
+                match permit {
+                    Ok(permit) => publish(&mut book, permit),
+                    Err(_) => return,
+                }
+            }
+            _ = ticks.tick() => {
+                let now = now();
+                samplers.sample(now, &mut book, New::AndKnown);
+                book.tick(now);
+                publish_gauge(&book, &gauge);
+            }
+            _ = beats.recv_many(&mut some_beats, BEATS), if !beats.is_closed() || !beats.is_empty() => {
+                for beat in some_beats.drain(..) {
+                    let stream_name = beat.stream_name.clone();
+                    if !book.beat(now(), beat) && !lost_beats {
+                        lost_beats = true;
+                        warn!("beats of {stream_name} belong to no service");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A place in the queue of the sink: kept while other things happen, or a busy outbox would
+/// never have room for us.
+type Room = Pin<Box<dyn Future<Output = Result<OwnedPermit<Record>, SendError<()>>> + Send>>;
+
+async fn has_room(room: &mut Option<Room>) -> Result<OwnedPermit<Record>, SendError<()>> {
+    match room {
+        Some(room) => room.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn publish(book: &mut Book, permit: OwnedPermit<Record>) {
+    let mut gauges = Vec::new();
+    book.changes(&mut gauges);
+    if !gauges.is_empty() {
+        permit.send(Record::Gauges(gauges));
+    }
+}
+
+fn publish_gauge(book: &Book, gauge: &watch::Sender<HealthGauge>) {
+    gauge.send_modify(|gauge| {
+        gauge.services.clear();
+        let latest = book.gauges().map(|(name, gauge)| (name.clone(), gauge));
+        gauge.services.extend(latest);
+    });
+}
+
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+/// Which processes to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum New {
+    Only,
+    AndKnown,
+}
+
+/// The samplers of all processes.
+struct Samplers {
+    proc: PathBuf,
+    units: Units,
+    by_service: HashMap<ServiceName, (Pid, Sampler)>,
+    /// Samplers made so far.
+    made: u64,
+}
+
+impl Samplers {
+    fn new(proc: &Path) -> Samplers {
+        Samplers {
+            proc: proc.to_owned(),
+            units: Units::of_this_kernel(),
+            by_service: HashMap::new(),
+            made: 0,
+        }
+    }
+
+    fn sample(&mut self, now: std::time::Instant, book: &mut Book, which: New) {
+        let processes: Vec<_> = book
+            .processes()
+            .map(|(name, pid)| (name.clone(), pid))
+            .collect();
+        if processes.len() < self.by_service.len() {
+            let lives = |name: &ServiceName| processes.iter().any(|(living, _)| living == name);
+            self.by_service.retain(|name, _| lives(name));
+        }
+        for (name, pid) in processes {
+            let known = self
+                .by_service
+                .get(&name)
+                .is_some_and(|(known, _)| *known == pid);
+            if known && which == New::Only {
+                continue;
+            }
+            if !known {
+                self.made += 1;
+                let sampler = Sampler::new(&self.proc, pid, self.units, self.made);
+                self.by_service.insert(name.clone(), (pid, sampler));
+            }
+            let Some((_, sampler)) = self.by_service.get_mut(&name) else {
+                continue;
+            };
+            let usage = sampler.sample(now);
+            let gauge = ServiceGauge {
+                cpu_percent: usage.cpu_percent,
+                rss_bytes: usage.rss_bytes,
+                threads: usage.threads,
+                fds: usage.fds,
+                ..ServiceGauge::default()
+            };
+            book.uses(&name, gauge);
+        }
+    }
+}
