@@ -18,13 +18,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock;
 
-/// Begins to listen to the agent's own messages. A filter that cannot be read is said and
-/// replaced by `info`: a typo there must not silence a board.
-pub fn start() {
+/// Begins to listen to the agent's own messages that pass `default`, or `AGENT_LOG` where
+/// that is set. A filter that cannot be read is said and replaced: a typo there must not
+/// silence a board.
+pub fn start(default: &str) {
     let wanted = std::env::var("AGENT_LOG").unwrap_or_default();
     let filter = match wanted.parse::<Targets>() {
         Ok(filter) if !wanted.is_empty() => filter,
-        _ => Targets::new().with_default(Level::INFO),
+        _ => default
+            .parse()
+            .unwrap_or_else(|_| Targets::new().with_default(Level::INFO)),
     };
     let stderr = std::io::stderr();
     let lines = Lines {
@@ -40,7 +43,7 @@ pub fn start() {
         .with(filter)
         .try_init();
     if !wanted.is_empty() && wanted.parse::<Targets>().is_err() {
-        tracing::warn!("AGENT_LOG={wanted} is no filter (try info, debug); using info");
+        tracing::warn!("AGENT_LOG={wanted} is no filter (try info, debug); using {default}");
     }
 }
 

@@ -41,7 +41,7 @@ fn perform(command: Command) -> i32 {
 }
 
 fn run(path: Option<&Path>) -> i32 {
-    diag::start();
+    diag::start("info");
     let loaded = match load::load(path, &Environment::read()) {
         Ok(loaded) => loaded,
         Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
@@ -62,7 +62,7 @@ fn run(path: Option<&Path>) -> i32 {
 }
 
 fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i32 {
-    diag::start();
+    diag::start("info");
     let Some(words) = argv
         .iter()
         .map(|word| word.to_str().map(str::to_owned))

@@ -30,7 +30,7 @@ pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
         .collect();
     let mut last: HashMap<String, String> = HashMap::new();
     let mut shown: HashMap<String, String> = HashMap::new();
-    let mut rounds = 0u32;
+    let mut due = 0.5;
     loop {
         let stopping = stop.load(Ordering::Relaxed);
         let fresh = read(&mut logs, &keys, &last);
@@ -39,10 +39,10 @@ pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
             show(screen, &key, &fields);
             last.insert(key, id);
         }
-        if rounds.is_multiple_of(5) {
+        if screen.seconds() >= due && !stopping {
             show_values(screen, &mut values, &mut shown);
+            due += 1.0;
         }
-        rounds += 1;
         if stopping && quiet {
             return;
         }
