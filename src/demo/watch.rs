@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::{Connection, RedisResult};
 
 use super::screen::Screen;
-use crate::record::{StreamKind, Streams, Trim, pool_key, service_key};
+use crate::record::{POOL_PROPERTIES, StreamKind, Streams, Trim, pool_key, service_key};
 
 /// The stream names of the services.
 pub const SERVICES: [&str; 4] = ["demo-camera", "demo-lidar", "demo-pump", "demo-planner"];
@@ -156,7 +156,12 @@ pub fn sweep(client: &redis::Client) {
         return;
     };
     let camera = Streams::new("demo-camera", Trim { max_len: 0 });
-    let keys = [camera.value_key("frames"), camera.value_key("exposure")];
-    // Pools and states expire by themselves.
-    let _ = redis::cmd("DEL").arg(&keys[..]).exec(&mut connection);
+    let mut keys = vec![camera.value_key("frames"), camera.value_key("exposure")];
+    for name in SERVICES {
+        keys.push(service_key(name));
+        for property in POOL_PROPERTIES {
+            keys.extend(["process", "pulse"].map(|category| pool_key(name, category, property)));
+        }
+    }
+    let _ = redis::cmd("DEL").arg(&keys).exec(&mut connection);
 }
