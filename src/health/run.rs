@@ -102,11 +102,7 @@ fn publish(book: &mut Book, permit: OwnedPermit<Record>) {
 }
 
 fn publish_gauge(book: &Book, gauge: &watch::Sender<HealthGauge>) {
-    gauge.send_modify(|gauge| {
-        gauge.services.clear();
-        let latest = book.gauges().map(|(name, gauge)| (name.clone(), gauge));
-        gauge.services.extend(latest);
-    });
+    gauge.send_modify(|gauge| book.show(&mut gauge.services));
 }
 
 fn now() -> std::time::Instant {
