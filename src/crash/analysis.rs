@@ -1,0 +1,288 @@
+//! core, files → report: modules found, stacks unwound, frames named.
+//!
+//! Whatever is missing or damaged makes the report poorer, never absent. Work is bounded: threads, frames and values
+//! have limits, and the crashed thread comes first.
+
+use crate::crash::core::{AT_BASE, AT_ENTRY, AT_EXECFN, Core};
+use crate::crash::files::Files;
+use crate::crash::machine::Machine;
+use crate::crash::modules::{self, Kind};
+use crate::crash::report::{self, Report};
+use crate::crash::signals;
+use crate::crash::symbols::Module;
+use crate::crash::symbols::dwarf::Place;
+use crate::crash::symbols::find::{Search, hex};
+use crate::crash::text::SIGNAL_HANDLER;
+use crate::crash::unwind::tables::Tables;
+use crate::crash::unwind::{End, Frame, Space, Stack, Trust};
+use std::rc::Rc;
+
+/// What only the one who captured the crash knows.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    pub kind: report::Kind,
+    pub crash_id: Option<String>,
+    pub service: Option<String>,
+    /// RFC 3339, UTC.
+    pub time: Option<String>,
+}
+
+/// More threads than this are counted, not shown.
+const MAX_THREADS: usize = 4096;
+
+pub fn analyse<'a>(
+    mut core: Core<'a>,
+    search: &Search,
+    files: &impl Files<'a>,
+    context: &Context,
+) -> Report {
+    let mapped = modules::discover(&core);
+    let modules: Vec<Module<'a>> = mapped
+        .into_iter()
+        .map(|m| Module::load(m, &core, search, files))
+        .collect();
+    back_memory(&mut core, &modules);
+    let space = space(&core, &modules, files);
+    let mut report = describe(&core, &modules, context);
+    for (index, thread) in core.threads.iter().take(MAX_THREADS).enumerate() {
+        let stack = space.unwind(&thread.registers);
+        let crashed = index == 0 && context.kind == report::Kind::Crash;
+        report.threads.push(report::Thread {
+            tid: thread.tid,
+            name: thread.name.clone(),
+            crashed,
+            registers: registers(&thread.registers),
+            omitted_frames: (stack.omitted > 0).then_some(stack.omitted),
+            note: end_note(&stack),
+            frames: frames(&core, &modules, files, &stack),
+        });
+    }
+    if core.threads.len() > MAX_THREADS {
+        report.notes.push(format!(
+            "only {MAX_THREADS} of {} threads are shown",
+            core.threads.len()
+        ));
+    }
+    report
+}
+
+/// Read-only mappings need not be in the core: the files hold the same bytes, provided they are the same files.
+fn back_memory<'a>(core: &mut Core<'a>, modules: &[Module<'a>]) {
+    for module in modules
+        .iter()
+        .filter(|m| m.from_file || m.mapped.kind == Kind::Vdso)
+    {
+        let Some(image) = &module.image else { continue };
+        for range in &module.ranges {
+            let bytes =
+                crate::crash::le::slice_up_to(image.bytes, range.offset, range.end - range.start);
+            core.memory.back(range.start, bytes);
+        }
+    }
+}
+
+fn space<'a, 'm>(
+    core: &'m Core<'a>,
+    modules: &[Module<'a>],
+    files: &impl Files<'a>,
+) -> Space<'a, 'm> {
+    let linker = core.auxv(AT_BASE);
+    let linker_entry = modules
+        .iter()
+        .find(|m| linker.is_some_and(|base| m.contains(base)))
+        .and_then(|m| Some(m.image.as_ref()?.entry.wrapping_add(m.bias)));
+    let entries = core
+        .auxv(AT_ENTRY)
+        .into_iter()
+        .chain(linker_entry)
+        .collect();
+    let mut space = Space::new(core.machine, &core.memory, core.pac_mask, entries);
+    for module in modules {
+        let frames = module.debug_frames(files);
+        let tables = Rc::new(Tables::new(
+            core.machine,
+            module.bias,
+            module.image.as_ref(),
+            &frames,
+        ));
+        for range in &module.ranges {
+            space.add(range.start, range.end, &tables);
+        }
+    }
+    space
+}
+
+fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Report {
+    let executable = modules.iter().find(|m| m.mapped.kind == Kind::Executable);
+    let from_auxv = || {
+        let (path, _) = core.memory.c_string(core.auxv(AT_EXECFN)?, 4096)?;
+        Some(String::from_utf8_lossy(&path).into_owned())
+    };
+    let process = core.process.as_ref();
+    let mut report = Report {
+        schema: report::SCHEMA,
+        kind: context.kind,
+        crash_id: context.crash_id.clone(),
+        service: context.service.clone(),
+        time: context.time.clone(),
+        executable: executable
+            .map(|m| m.mapped.path.clone())
+            .filter(|p| !p.is_empty())
+            .or_else(from_auxv),
+        command_line: process
+            .map(|p| p.arguments.clone())
+            .filter(|a| !a.is_empty()),
+        pid: process.map(|p| p.pid).filter(|p| *p != 0),
+        signal: core.signal.map(signal),
+        architecture: Some(architecture(core.machine).to_owned()),
+        modules: modules.iter().map(module).collect(),
+        ..Report::default()
+    };
+    if core.missing > 0 {
+        report.notes.push(format!(
+            "the core file is cut off: {} bytes are missing",
+            core.missing
+        ));
+    }
+    for module in modules.iter().filter(|m| m.note.is_some()) {
+        let note = module.note.as_deref().unwrap_or_default();
+        report.notes.push(format!("{}: {note}", module.mapped.path));
+    }
+    report
+}
+
+fn architecture(machine: Machine) -> &'static str {
+    match machine {
+        Machine::X86_64 => "x86_64",
+        Machine::Aarch64 => "aarch64",
+    }
+}
+
+fn signal(signal: crate::crash::core::Signal) -> report::Signal {
+    let code = signal.code;
+    let is_fault = code.is_some_and(|c| signals::has_address(signal.number, c));
+    // SI_USER, SI_QUEUE and SI_TKILL carry a sender.
+    let was_sent = code.is_some_and(|c| matches!(c, 0 | -1 | -6));
+    report::Signal {
+        number: signal.number,
+        name: signals::name(signal.number),
+        code: code.map(|c| signals::code_name(signal.number, c)),
+        address: signal.address.filter(|_| is_fault).map(short_hex),
+        sender: signal.sender.filter(|_| was_sent),
+    }
+}
+
+fn module(module: &Module<'_>) -> report::Module {
+    report::Module {
+        path: module.mapped.path.clone(),
+        build_id: module
+            .mapped
+            .build_id
+            .as_deref()
+            .or_else(|| module.image.as_ref()?.build_id())
+            .map(hex),
+        base: address(module.start()),
+        end: Some(address(module.end())),
+        symbols: module.symbols(),
+        debug_file: module.debug_file.as_ref().map(|p| p.display().to_string()),
+        note: module.note.clone(),
+    }
+}
+
+fn registers(
+    registers: &crate::crash::machine::Registers,
+) -> serde_json::Map<String, serde_json::Value> {
+    registers
+        .named()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), address(value).into()))
+        .collect()
+}
+
+fn frames<'a>(
+    core: &Core<'a>,
+    modules: &[Module<'a>],
+    files: &impl Files<'a>,
+    stack: &Stack,
+) -> Vec<report::Frame> {
+    let mut frames: Vec<report::Frame> = Vec::new();
+    let mut previous = None;
+    for frame in &stack.frames {
+        // Frames that were left out keep their numbers.
+        let skipped = previous.map_or(0, |depth: usize| frame.depth - depth - 1);
+        previous = Some(frame.depth);
+        let first = frames.last().map_or(0, |f| f.index + 1) + skipped;
+        let module = modules.iter().find(|m| m.contains(frame.pc()));
+        for (inner, place) in places(module, files, frame).into_iter().enumerate() {
+            frames.push(report_frame(core, module, frame, place, first + inner));
+        }
+    }
+    frames
+}
+
+fn places<'a>(module: Option<&Module<'a>>, files: &impl Files<'a>, frame: &Frame) -> Vec<Place> {
+    if frame.trampoline {
+        return vec![Place {
+            function: Some(SIGNAL_HANDLER.to_owned()),
+            ..Place::default()
+        }];
+    }
+    module.map_or_else(
+        || vec![Place::default()],
+        |m| m.places(frame.lookup_address(), files),
+    )
+}
+
+fn report_frame(
+    _core: &Core<'_>,
+    module: Option<&Module<'_>>,
+    frame: &Frame,
+    place: Place,
+    index: usize,
+) -> report::Frame {
+    report::Frame {
+        index,
+        address: address(frame.pc()),
+        module: module.map(|m| m.name().to_owned()),
+        module_offset: module.map(|m| short_hex(frame.pc().wrapping_sub(m.bias))),
+        function: place.function,
+        file: place.file,
+        line: place.line,
+        column: place.column,
+        inlined: place.inlined,
+        trust: match frame.trust {
+            Trust::Context => report::Trust::Context,
+            Trust::Cfi => report::Trust::Cfi,
+            Trust::FramePointer => report::Trust::FramePointer,
+            Trust::Scan => report::Trust::Scan,
+        },
+        arguments: Vec::new(),
+        locals: Vec::new(),
+    }
+}
+
+fn end_note(stack: &Stack) -> Option<String> {
+    match stack.end {
+        End::Outermost => None,
+        End::Overwritten(value) => Some(format!(
+            "the stack was overwritten: {} is no return address",
+            short_hex(value)
+        )),
+        End::NotInCore(sp) => Some(format!(
+            "the core does not hold the stack beyond {}",
+            short_hex(sp)
+        )),
+        End::Circular => Some("the stack leads back into itself".to_owned()),
+        End::Unknown => Some("nothing tells the caller of the last frame".to_owned()),
+        End::TooDeep => Some("the stack is deeper than is followed".to_owned()),
+    }
+}
+
+/// All sixteen digits, so that columns of addresses line up.
+fn address(value: u64) -> String {
+    format!("{value:#018x}")
+}
+
+fn short_hex(value: u64) -> String {
+    format!("{value:#x}")
+}
