@@ -5,6 +5,7 @@
 
 use crate::crash::core::{AT_BASE, AT_ENTRY, AT_EXECFN, Core};
 use crate::crash::files::Files;
+use crate::crash::fingerprint;
 use crate::crash::machine::Machine;
 use crate::crash::modules::{self, Kind};
 use crate::crash::report::{self, Report};
@@ -57,6 +58,10 @@ pub fn analyse<'a>(
             frames: frames(&core, &modules, files, &stack),
         });
     }
+    report.signature = report
+        .threads
+        .first()
+        .and_then(|t| fingerprint::signature(&t.frames));
     if core.threads.len() > MAX_THREADS {
         report.notes.push(format!(
             "only {MAX_THREADS} of {} threads are shown",

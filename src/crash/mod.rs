@@ -7,6 +7,7 @@ pub mod core;
 pub mod elf;
 pub mod examine;
 pub mod files;
+pub mod fingerprint;
 pub mod images;
 pub mod le;
 pub mod machine;

@@ -88,10 +88,34 @@ impl<'a> Debug<'a> {
                 entry: frame.dw_die_offset,
             });
         }
+        if let Some(innermost) = places.first_mut().filter(|p| p.line.is_none()) {
+            self.line_before(address, innermost);
+        }
         if let Some(outermost) = places.last_mut() {
             outermost.inlined = false;
         }
         places
+    }
+
+    /// Code that belongs to no line (line 0) stands between lines: the last one before it tells the place best.
+    fn line_before(&self, address: u64, place: &mut Place) {
+        /// Farther back another statement is as likely.
+        const REACH: u64 = 64;
+        let Ok(rows) = self
+            .context
+            .find_location_range(address.saturating_sub(REACH), address)
+        else {
+            return;
+        };
+        let Some((_, _, row)) = rows
+            .filter(|(_, _, row)| row.line.is_some_and(|l| l != 0))
+            .last()
+        else {
+            return;
+        };
+        place.file = row.file.map(str::to_owned);
+        place.line = row.line;
+        place.column = row.column.filter(|c| *c != 0);
     }
 
     /// The unit that describes the code at an address (the split one where there is one).
@@ -176,13 +200,21 @@ fn readable(
     entry: Option<gimli::UnitOffset>,
 ) -> Option<String> {
     let raw = raw?;
-    if demangle::is_mangled(&raw) {
-        return Some(demangle::demangle(&raw));
+    let scoped = || {
+        unit.zip(entry)
+            .and_then(|(unit, entry)| qualified_name(unit, entry))
+    };
+    if !demangle::is_mangled(&raw) {
+        return Some(scoped().unwrap_or(raw));
     }
-    let scoped = unit
-        .zip(entry)
-        .and_then(|(unit, entry)| qualified_name(unit, entry));
-    Some(scoped.unwrap_or(raw))
+    let name = demangle::demangle(&raw);
+    // Rust's older mangling calls every closure alike; the scopes number them.
+    let numbered = if name.contains("{{closure}}") {
+        scoped()
+    } else {
+        None
+    };
+    Some(numbered.filter(|n| !n.contains("{impl#")).unwrap_or(name))
 }
 
 fn text(bytes: &Bytes<'_>) -> PathBuf {

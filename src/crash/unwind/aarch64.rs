@@ -2,7 +2,7 @@
 //!
 //! Parallel to `x86_64`. Sources: Arm ARM C4.1 (branches), Linux `arch/arm64/kernel/signal.c`.
 
-use crate::crash::machine::{Machine, Registers};
+use crate::crash::machine::Registers;
 use crate::crash::memory::Memory;
 
 pub const LONGEST_CALL: usize = 4;
@@ -53,8 +53,6 @@ pub fn return_of_entered(_memory: &Memory<'_>, registers: &Registers) -> Option<
     const LINK_REGISTER: u16 = 30;
     Some((registers.get(LINK_REGISTER)?, registers.sp()?))
 }
-
-pub const MACHINE: Machine = Machine::Aarch64;
 
 #[cfg(test)]
 mod tests {

@@ -99,6 +99,8 @@ const MAX_FRAMES: usize = 600_000;
 const MAX_STACK_CHANGES: usize = 64;
 /// Words searched for a return address.
 const SCANNED_WORDS: u64 = 512;
+/// A function that a call leads to begins at most this far before the code in it.
+const NEAR: u64 = 4096;
 /// A process entry point is shorter than this.
 const ENTRY_SIZE: u64 = 64;
 
@@ -309,7 +311,16 @@ impl<'a, 'm> Space<'a, 'm> {
         {
             return Some(caller);
         }
-        self.by_frame_pointer(registers)
+        let by_pointer = self.by_frame_pointer(registers);
+        if let Some((caller, function)) = self.by_direct_call(registers) {
+            let trusted = by_pointer
+                .as_ref()
+                .is_some_and(|c| self.may_have_called(c, registers.pc()));
+            if !trusted || !self.keeps_frame_pointer(function) {
+                return Some(caller);
+            }
+        }
+        by_pointer
             .or_else(|| {
                 if frame.interrupted {
                     self.by_link_register(registers)
@@ -334,7 +345,7 @@ impl<'a, 'm> Space<'a, 'm> {
         }
         let just_entered = || {
             self.call_target(address)
-                .is_some_and(|t| pc.wrapping_sub(t) < 4096)
+                .is_some_and(|t| pc.wrapping_sub(t) < NEAR)
         };
         if self.memory.is_executable(pc) && !just_entered() {
             return None;
@@ -368,6 +379,49 @@ impl<'a, 'm> Space<'a, 'm> {
             registers: caller,
             trust: Trust::FramePointer,
             interrupted: false,
+        })
+    }
+
+    /// Assembly that keeps no frame pointer leaves that of its caller in place: then the call before the return
+    /// address found there leads elsewhere.
+    fn may_have_called(&self, caller: &Caller, pc: u64) -> bool {
+        self.call_target(caller.registers.pc())
+            .is_none_or(|target| pc.wrapping_sub(target) < NEAR)
+    }
+
+    /// Whether a function begins by making a frame; on aarch64 it may do so later, and gets the benefit of the doubt.
+    fn keeps_frame_pointer(&self, function: u64) -> bool {
+        match self.machine {
+            Machine::X86_64 => self
+                .memory
+                .array::<8>(function)
+                .is_none_or(|code| x86_64::makes_frame(&code)),
+            Machine::Aarch64 => true,
+        }
+    }
+
+    /// A word near the top of the stack that returns from a direct call of the code at pc; and what was called.
+    fn by_direct_call(&self, registers: &Registers) -> Option<(Caller, u64)> {
+        const WORDS: u64 = 64;
+        let (sp, pc) = (registers.sp()?, registers.pc());
+        (0..WORDS).find_map(|index| {
+            let slot = sp.checked_add(index * 8)?;
+            let address = strip_signature(self.memory.u64(slot)?, self.pac_mask);
+            if !self.is_return_address(address) {
+                return None;
+            }
+            let function = self
+                .call_target(address)
+                .filter(|t| pc.wrapping_sub(*t) < NEAR)?;
+            let mut caller = registers.callee_saved();
+            caller.set(self.machine.pc(), Some(address));
+            caller.set(self.machine.sp(), slot.checked_add(8));
+            let caller = Caller {
+                registers: caller,
+                trust: Trust::Scan,
+                interrupted: false,
+            };
+            Some((caller, function))
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Parallel to `aarch64`. Sources: Intel SDM vol. 2 (CALL), Linux `arch/x86/include/asm/sigframe.h`.
 
-use crate::crash::machine::{Machine, Registers};
+use crate::crash::machine::Registers;
 use crate::crash::memory::Memory;
 
 /// A call ends where its return address points; its longest form has 7 bytes.
@@ -63,6 +63,13 @@ pub fn ends_with_call(before: &[u8]) -> bool {
     two || three || four || six || seven
 }
 
+/// `push %rbp; mov %rsp,%rbp`, perhaps after `endbr64`.
+pub fn makes_frame(code: &[u8; 8]) -> bool {
+    const PROLOGUE: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+    code.starts_with(&PROLOGUE) || code.starts_with(&ENDBR64) && code.ends_with(&PROLOGUE)
+}
+
 /// Target of the direct call that ends at `return_address`.
 pub fn call_target(before: &[u8], return_address: u64) -> Option<u64> {
     let call = before.len().checked_sub(5).and_then(|i| before.get(i..))?;
@@ -77,8 +84,6 @@ pub fn return_of_entered(memory: &Memory<'_>, registers: &Registers) -> Option<(
     let sp = registers.sp()?;
     Some((memory.u64(sp)?, sp.checked_add(8)?))
 }
-
-pub const MACHINE: Machine = Machine::X86_64;
 
 #[cfg(test)]
 mod tests {
