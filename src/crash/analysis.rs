@@ -6,16 +6,17 @@
 use crate::crash::core::{AT_BASE, AT_ENTRY, AT_EXECFN, Core};
 use crate::crash::files::Files;
 use crate::crash::fingerprint;
+use crate::crash::frames::{Naming, end_note};
 use crate::crash::machine::Machine;
 use crate::crash::modules::{self, Kind};
 use crate::crash::report::{self, Report};
 use crate::crash::signals;
 use crate::crash::symbols::Module;
-use crate::crash::symbols::dwarf::Place;
 use crate::crash::symbols::find::{Search, hex};
-use crate::crash::text::SIGNAL_HANDLER;
+use crate::crash::unwind::Space;
 use crate::crash::unwind::tables::Tables;
-use crate::crash::unwind::{End, Frame, Space, Stack, Trust};
+use crate::crash::values::Wanted;
+use crate::crash::values::dies::Units;
 use std::rc::Rc;
 
 /// What only the one who captured the crash knows.
@@ -45,8 +46,15 @@ pub fn analyse<'a>(
     back_memory(&mut core, &modules);
     let space = space(&core, &modules, files);
     let mut report = describe(&core, &modules, context);
+    let units = Units::default();
+    let naming = Naming::new(&core, &modules, files, &units);
     for (index, thread) in core.threads.iter().take(MAX_THREADS).enumerate() {
         let stack = space.unwind(&thread.registers);
+        let wanted = if index == 0 {
+            Wanted::All
+        } else {
+            Wanted::ArgumentsOnly
+        };
         let crashed = index == 0 && context.kind == report::Kind::Crash;
         report.threads.push(report::Thread {
             tid: thread.tid,
@@ -55,7 +63,7 @@ pub fn analyse<'a>(
             registers: registers(&thread.registers),
             omitted_frames: (stack.omitted > 0).then_some(stack.omitted),
             note: end_note(&stack),
-            frames: frames(&core, &modules, files, &stack),
+            frames: naming.frames(&stack, wanted),
         });
     }
     report.signature = report
@@ -202,85 +210,6 @@ fn registers(
         .into_iter()
         .map(|(name, value)| (name.to_owned(), address(value).into()))
         .collect()
-}
-
-fn frames<'a>(
-    core: &Core<'a>,
-    modules: &[Module<'a>],
-    files: &impl Files<'a>,
-    stack: &Stack,
-) -> Vec<report::Frame> {
-    let mut frames: Vec<report::Frame> = Vec::new();
-    let mut previous = None;
-    for frame in &stack.frames {
-        // Frames that were left out keep their numbers.
-        let skipped = previous.map_or(0, |depth: usize| frame.depth - depth - 1);
-        previous = Some(frame.depth);
-        let first = frames.last().map_or(0, |f| f.index + 1) + skipped;
-        let module = modules.iter().find(|m| m.contains(frame.pc()));
-        for (inner, place) in places(module, files, frame).into_iter().enumerate() {
-            frames.push(report_frame(core, module, frame, place, first + inner));
-        }
-    }
-    frames
-}
-
-fn places<'a>(module: Option<&Module<'a>>, files: &impl Files<'a>, frame: &Frame) -> Vec<Place> {
-    if frame.trampoline {
-        return vec![Place {
-            function: Some(SIGNAL_HANDLER.to_owned()),
-            ..Place::default()
-        }];
-    }
-    module.map_or_else(
-        || vec![Place::default()],
-        |m| m.places(frame.lookup_address(), files),
-    )
-}
-
-fn report_frame(
-    _core: &Core<'_>,
-    module: Option<&Module<'_>>,
-    frame: &Frame,
-    place: Place,
-    index: usize,
-) -> report::Frame {
-    report::Frame {
-        index,
-        address: address(frame.pc()),
-        module: module.map(|m| m.name().to_owned()),
-        module_offset: module.map(|m| short_hex(frame.pc().wrapping_sub(m.bias))),
-        function: place.function,
-        file: place.file,
-        line: place.line,
-        column: place.column,
-        inlined: place.inlined,
-        trust: match frame.trust {
-            Trust::Context => report::Trust::Context,
-            Trust::Cfi => report::Trust::Cfi,
-            Trust::FramePointer => report::Trust::FramePointer,
-            Trust::Scan => report::Trust::Scan,
-        },
-        arguments: Vec::new(),
-        locals: Vec::new(),
-    }
-}
-
-fn end_note(stack: &Stack) -> Option<String> {
-    match stack.end {
-        End::Outermost => None,
-        End::Overwritten(value) => Some(format!(
-            "the stack was overwritten: {} is no return address",
-            short_hex(value)
-        )),
-        End::NotInCore(sp) => Some(format!(
-            "the core does not hold the stack beyond {}",
-            short_hex(sp)
-        )),
-        End::Circular => Some("the stack leads back into itself".to_owned()),
-        End::Unknown => Some("nothing tells the caller of the last frame".to_owned()),
-        End::TooDeep => Some("the stack is deeper than is followed".to_owned()),
-    }
 }
 
 /// All sixteen digits, so that columns of addresses line up.

@@ -389,13 +389,13 @@ impl<'a, 'm> Space<'a, 'm> {
             .is_none_or(|target| pc.wrapping_sub(target) < NEAR)
     }
 
-    /// Whether a function begins by making a frame; on aarch64 it may do so later, and gets the benefit of the doubt.
+    /// Whether a function may keep a frame pointer, by its first instructions; on aarch64 it may do so later, and gets the benefit of the doubt.
     fn keeps_frame_pointer(&self, function: u64) -> bool {
         match self.machine {
             Machine::X86_64 => self
                 .memory
                 .array::<8>(function)
-                .is_none_or(|code| x86_64::makes_frame(&code)),
+                .is_none_or(|code| x86_64::may_keep_frame_pointer(&code)),
             Machine::Aarch64 => true,
         }
     }

@@ -63,11 +63,13 @@ pub fn ends_with_call(before: &[u8]) -> bool {
     two || three || four || six || seven
 }
 
-/// `push %rbp; mov %rsp,%rbp`, perhaps after `endbr64`.
-pub fn makes_frame(code: &[u8; 8]) -> bool {
-    const PROLOGUE: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
-    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-    code.starts_with(&PROLOGUE) || code.starts_with(&ENDBR64) && code.ends_with(&PROLOGUE)
+/// Whether a function that begins so keeps a frame pointer: `push %rbp; mov %rsp,%rbp`, perhaps after `endbr64`.
+/// Stubs that only jump on (`jmp *x(%rip)`) are as good as what they lead to, which is not known here.
+pub fn may_keep_frame_pointer(code: &[u8; 8]) -> bool {
+    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
+    let code = code.strip_prefix(ENDBR64).unwrap_or(code);
+    let makes_frame = code.starts_with(&[0x55, 0x48, 0x89, 0xe5]);
+    makes_frame || code.starts_with(&[0xff, 0x25]) || code.starts_with(&[0xf2, 0xff, 0x25])
 }
 
 /// Target of the direct call that ends at `return_address`.
