@@ -145,6 +145,9 @@ impl<'a> Core<'a> {
             }
             return;
         }
+        if note.name != b"CORE" && note.name != b"LINUX" {
+            return;
+        }
         match note.kind {
             NT_PRSTATUS => self.take_prstatus(note.data),
             NT_FPREGSET => {

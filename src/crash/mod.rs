@@ -4,6 +4,7 @@
 
 pub mod analysis;
 pub mod core;
+pub mod core_write;
 pub mod elf;
 pub mod examine;
 pub mod files;

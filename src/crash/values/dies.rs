@@ -23,11 +23,14 @@ pub struct Die<'x, 'a> {
     pub offset: UnitOffset,
 }
 
+/// A unit: its file's sections (by address), its offset, whether that is in `.debug_types`.
+type Key = (usize, usize, bool);
+
 /// Where units that references lead to are kept.
 #[derive(Default)]
 pub struct Units<'x, 'a> {
     arena: Arena<Unit<'a>>,
-    known: RefCell<HashMap<(usize, usize, bool), Option<&'x Unit<'a>>>>,
+    known: RefCell<HashMap<Key, Option<&'x Unit<'a>>>>,
 }
 
 impl<'x, 'a> Units<'x, 'a> {
