@@ -16,6 +16,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "crash/lab.rs"]
+mod lab;
+use lab::{crash, present, sources};
+
 struct Case {
     name: String,
     needs: Vec<String>,
@@ -38,10 +42,6 @@ struct Score {
     equal: usize,
     reasons: BTreeMap<&'static str, usize>,
     details: Vec<String>,
-}
-
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/crash")
 }
 
 fn cases() -> Vec<Case> {
@@ -85,62 +85,6 @@ fn options(text: &str) -> examine::Options {
         }
     }
     options
-}
-
-fn present(tool: &str) -> bool {
-    let found = Command::new("sh")
-        .arg("-c")
-        .arg(format!("command -v {tool}"))
-        .output();
-    found.is_ok_and(|o| o.status.success())
-}
-
-fn shell(script: &str, folder: &Path) -> std::process::Output {
-    let mut command = Command::new("sh");
-    command
-        .arg("-c")
-        .arg(script)
-        .current_dir(folder)
-        .env("SRC", sources());
-    command
-        .env_remove("DEBUGINFOD_URLS")
-        .stdin(std::process::Stdio::null());
-    command.output().unwrap()
-}
-
-/// Builds and runs a case in its own folder; the core, or why there is none.
-fn crash(case: &Case, folder: &Path) -> Result<PathBuf, String> {
-    std::fs::create_dir_all(folder).unwrap();
-    let built = shell(&case.build, folder);
-    if !built.status.success() {
-        return Err(format!(
-            "build failed: {}",
-            String::from_utf8_lossy(&built.stderr)
-                .lines()
-                .last()
-                .unwrap_or("")
-        ));
-    }
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    if pattern.starts_with('|') || pattern.contains('/') {
-        let arguments = case.run.trim_start_matches("./prog");
-        let script = format!(
-            "gdb -nx -batch -ex run -ex 'generate-core-file core' --args ./prog {arguments}"
-        );
-        shell(&script, folder);
-    } else {
-        shell(&format!("ulimit -c unlimited; {}", case.run), folder);
-    }
-    let entries = std::fs::read_dir(folder).unwrap().flatten();
-    let core = entries.map(|e| e.path()).find(|p| {
-        let name = p
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        name == "core" || name.starts_with("core.")
-    });
-    core.ok_or_else(|| "no core".to_owned())
 }
 
 fn gdb(program: &Path, core: &Path, folder: &Path, dirs: &[PathBuf]) -> Vec<Vec<Frame>> {
@@ -317,7 +261,7 @@ impl Score {
 }
 
 fn compare_case(case: &Case, folder: &Path) -> Result<Score, String> {
-    let core = crash(case, folder)?;
+    let core = crash(&case.build, &case.run, folder)?;
     let mut options = case.options.clone();
     options.debug_dirs = options.debug_dirs.iter().map(|d| folder.join(d)).collect();
     options.executable = options.executable.map(|e| folder.join(e));
