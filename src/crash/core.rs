@@ -313,6 +313,9 @@ fn read_file_note(data: &[u8]) -> Vec<FileMapping> {
             break;
         };
         name_at += path.len() + 1;
+        if start >= end {
+            continue;
+        }
         files.push(FileMapping {
             start,
             end,

@@ -176,14 +176,15 @@ impl<'a> EhTables<'a> {
 
     fn entry(&self, address: u64) -> Option<FrameDescriptionEntry<Bytes<'a>>> {
         if let Some(table) = self.header.as_ref().and_then(ParsedEhFrameHdr::table) {
-            return table
-                .fde_for_address(
-                    &self.section,
-                    &self.bases,
-                    address,
-                    EhFrame::cie_from_offset,
-                )
-                .ok();
+            let described = table.lookup(address, &self.bases).ok()?.direct().ok()?;
+            // The entry that the table names may lie anywhere if the table is damaged.
+            let section = self.bases.eh_frame.section;
+            let offset = usize::try_from(described.checked_sub(section?)?).ok()?;
+            let entry = self
+                .section
+                .fde_from_offset(&self.bases, offset.into(), EhFrame::cie_from_offset)
+                .ok()?;
+            return entry.contains(address).then_some(entry);
         }
         let index = self.index.get_or_init(|| index(&self.section, &self.bases));
         let at = look_up(index, address)?;
