@@ -206,27 +206,33 @@ fn hostile_programs() {
 
 #[test]
 fn hostile_compressed_sections() {
-    let build = "gcc -g -O2 $SRC/modes.c -o prog -lpthread -Wl,--build-id=none && objcopy --compress-debug-sections=zstd prog";
-    let Some(victim) = victim("zstd", build, "null") else {
-        return;
-    };
-    let sections: Vec<std::ops::Range<usize>> = Elf::parse(&victim.image)
-        .unwrap()
-        .sections
-        .iter()
-        .filter(|s| s.name.starts_with(b".debug"))
-        .map(|s| s.offset as usize..(s.offset + s.size) as usize)
-        .collect();
-    let seeds = storm(6, 1500, |random| {
-        let mut image = victim.image.clone();
-        mutate(
-            &mut image,
-            sections[random.below(sections.len())].clone(),
-            random,
+    for kind in ["zstd", "zlib"] {
+        let build = format!(
+            "gcc -g -O2 $SRC/modes.c -o prog -Wl,--build-id=none && objcopy --compress-debug-sections={kind} prog"
         );
-        run(&victim.core, &victim.program, &image);
-    });
-    eprintln!("{seeds} mutated compressed programs");
+        let Some(victim) = victim(kind, &build, "null") else {
+            return;
+        };
+        let sections: Vec<(Vec<u8>, std::ops::Range<usize>)> = Elf::parse(&victim.image)
+            .unwrap()
+            .sections
+            .iter()
+            .filter(|s| s.name.starts_with(b".debug"))
+            .map(|s| {
+                (
+                    s.name.to_vec(),
+                    s.offset as usize..(s.offset + s.size) as usize,
+                )
+            })
+            .collect();
+        let seeds = storm(4, 6000, |random| {
+            let mut image = victim.image.clone();
+            let (name, range) = &sections[random.below(sections.len())];
+            mutate(&mut image, range.clone(), random);
+            let _ = Elf::parse(&image).and_then(|elf| elf.section_data(name).map(|d| d.len()));
+        });
+        eprintln!("{seeds} mutated {kind} sections");
+    }
 }
 
 #[test]
