@@ -3,7 +3,7 @@
 //! Whatever is missing or damaged makes the report poorer, never absent. Work is bounded: threads, frames and values
 //! have limits, and the crashed thread comes first.
 
-use crate::crash::core::{AT_BASE, AT_ENTRY, AT_EXECFN, Core};
+use crate::crash::core::{AT_BASE, AT_ENTRY, Core};
 use crate::crash::files::Files;
 use crate::crash::fingerprint;
 use crate::crash::frames::{Naming, end_note};
@@ -38,7 +38,13 @@ pub fn analyse<'a>(
     files: &impl Files<'a>,
     context: &Context,
 ) -> Report {
-    let mapped = modules::discover(&core);
+    // Cores of qemu-user name no files: then the program itself must tell where it lies.
+    let started = if core.files.is_empty() {
+        search.started(modules::executable_path(&core), files)
+    } else {
+        None
+    };
+    let mapped = modules::discover(&core, started.as_ref());
     let modules: Vec<Module<'a>> = mapped
         .into_iter()
         .map(|m| Module::load(m, &core, search, files))
@@ -127,10 +133,6 @@ fn space<'a, 'm>(
 
 fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Report {
     let executable = modules.iter().find(|m| m.mapped.kind == Kind::Executable);
-    let from_auxv = || {
-        let (path, _) = core.memory.c_string(core.auxv(AT_EXECFN)?, 4096)?;
-        Some(String::from_utf8_lossy(&path).into_owned())
-    };
     let process = core.process.as_ref();
     let mut report = Report {
         schema: report::SCHEMA,
@@ -141,7 +143,7 @@ fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Repor
         executable: executable
             .map(|m| m.mapped.path.clone())
             .filter(|p| !p.is_empty())
-            .or_else(from_auxv),
+            .or_else(|| modules::executable_path(core)),
         command_line: process
             .map(|p| p.arguments.clone())
             .filter(|a| !a.is_empty()),

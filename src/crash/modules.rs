@@ -63,10 +63,11 @@ impl Mapped {
 }
 
 /// Every ELF file that was mapped, sorted by address, and the vDSO.
-pub fn discover(core: &Core<'_>) -> Vec<Mapped> {
+/// `executable` helps where the core has neither NT_FILE nor the program's headers.
+pub fn discover(core: &Core<'_>, executable: Option<&Elf<'_>>) -> Vec<Mapped> {
     let mut modules = from_file_note(core);
     if modules.is_empty() {
-        modules = from_link_map(core);
+        modules = from_link_map(core, executable);
     }
     if let Some(vdso) = vdso(core) {
         modules.push(vdso);
@@ -209,20 +210,20 @@ fn vdso(core: &Core<'_>) -> Option<Mapped> {
 }
 
 /// The executable through AT_PHDR, and through its `DT_DEBUG` the list of loaded objects (`struct link_map`).
-fn from_link_map(core: &Core<'_>) -> Vec<Mapped> {
+fn from_link_map(core: &Core<'_>, executable: Option<&Elf<'_>>) -> Vec<Mapped> {
     let memory = &core.memory;
-    let segments = program_headers(core);
-    let bias = executable_bias(core, &segments);
-    let path = core
-        .auxv(AT_EXECFN)
-        .and_then(|a| memory.c_string(a, 4096))
-        .map(|(p, _)| p)
-        .unwrap_or_default();
-    let mut modules = vec![loaded(
-        String::from_utf8_lossy(&path).into_owned(),
-        bias,
-        &segments,
-    )];
+    let in_memory = program_headers(core);
+    let (segments, bias) = match (executable, core.auxv(AT_ENTRY)) {
+        (Some(elf), Some(entry)) if in_memory.is_empty() => {
+            (elf.segments.clone(), entry.wrapping_sub(elf.entry))
+        }
+        _ => {
+            let bias = executable_bias(core, &in_memory);
+            (in_memory, bias)
+        }
+    };
+    let path = executable_path(core).unwrap_or_default();
+    let mut modules = vec![loaded(path, bias, &segments)];
     if let Some(first) = modules.first_mut() {
         first.kind = Kind::Executable;
         first.build_id = build_id_in_memory(memory, &segments, bias);
@@ -255,9 +256,26 @@ fn from_link_map(core: &Core<'_>) -> Vec<Mapped> {
     if let Some(linker) = core.auxv(AT_BASE).filter(|b| *b != 0)
         && !modules.iter().any(|m| m.bias == Some(linker))
     {
-        modules.push(loaded("ld.so".to_owned(), linker, &[]));
+        let path = executable
+            .and_then(interpreter)
+            .unwrap_or_else(|| "ld.so".to_owned());
+        modules.push(loaded(path, linker, &[]));
     }
     modules
+}
+
+/// As it was started (AT_EXECFN).
+pub fn executable_path(core: &Core<'_>) -> Option<String> {
+    let (path, _) = core.memory.c_string(core.auxv(AT_EXECFN)?, 4096)?;
+    Some(String::from_utf8_lossy(&path).into_owned())
+}
+
+/// The dynamic linker's path, from PT_INTERP.
+fn interpreter(executable: &Elf<'_>) -> Option<String> {
+    let segment = executable.segments_of(elf::PT_INTERP).next()?;
+    let bytes = executable.segment_bytes(segment);
+    let path = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    Some(String::from_utf8_lossy(path).into_owned())
 }
 
 fn loaded(path: String, bias: u64, segments: &[Segment]) -> Mapped {

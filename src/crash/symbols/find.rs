@@ -54,6 +54,15 @@ impl Search {
         dirs
     }
 
+    /// The file that a process was started from.
+    pub fn started<'a>(&self, path: Option<String>, files: &impl Files<'a>) -> Option<Elf<'a>> {
+        let path = self
+            .executable
+            .clone()
+            .or_else(|| Some(self.rooted(Path::new(&path?))))?;
+        files.open(&path).and_then(Elf::parse)
+    }
+
     pub fn image<'a>(&self, module: &Mapped, files: &impl Files<'a>) -> Image<'a> {
         if module.kind == Kind::Vdso {
             return Image::Missing;
