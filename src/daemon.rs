@@ -240,7 +240,6 @@ impl House {
 /// What the loops need of the configuration.
 struct Settings {
     health: config::Health,
-    board: String,
     redis: config::Redis,
     spool: config::Spool,
     access: Access,
@@ -250,7 +249,6 @@ impl Settings {
     fn of(config: &Config) -> Settings {
         Settings {
             health: config.health.clone(),
-            board: config.agent.board.clone(),
             redis: config.redis.clone(),
             spool: config.spool.clone(),
             access: Access {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::config::load::{self, Environment};
 use jettison_agent::config::{Config, Loaded};
-use jettison_agent::{cli, daemon, demo, diag, names, query};
+use jettison_agent::{cli, crash, daemon, demo, diag, names, query};
 
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
@@ -33,9 +33,8 @@ fn perform(command: Command) -> i32 {
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
-        Command::Wrapp { .. } | Command::Symbolize { .. } => {
-            complain("agent: not in this version\n", 2)
-        }
+        Command::Symbolize { args } => crash::examine::main(&args),
+        Command::Wrapp { .. } => complain("agent: not in this version\n", 2),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
 }
