@@ -57,6 +57,9 @@ fn connect(client: &redis::Client, db: i64) -> Option<Connection> {
     Some(connection)
 }
 
+/// A stream's key and its entries: ID, and names and values in turn.
+type OfStream = (String, Vec<(String, Vec<String>)>);
+
 /// Key, ID, fields.
 type Fresh = (String, String, Vec<(String, String)>);
 
@@ -65,7 +68,7 @@ fn read(logs: &mut Connection, keys: &[String], last: &HashMap<String, String>) 
     let since = keys
         .iter()
         .map(|key| last.get(key).map_or("0", String::as_str));
-    let reply: RedisResult<Option<Vec<(String, Vec<(String, Vec<String>)>)>>> = redis::cmd("XREAD")
+    let reply: RedisResult<Option<Vec<OfStream>>> = redis::cmd("XREAD")
         .arg(&["COUNT", "100", "BLOCK", "200", "STREAMS"])
         .arg(keys)
         .arg(since.collect::<Vec<_>>())
