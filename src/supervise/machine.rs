@@ -375,7 +375,8 @@ impl Machine {
             | Input::Drained { .. }
             | Input::Ready { .. } => {}
             Input::Sick { what } => {
-                if matches!(self.state, State::Starting { .. } | State::Up { .. }) {
+                // Who is to end anyway ends in its turn.
+                if self.want && matches!(self.state, State::Starting { .. } | State::Up { .. }) {
                     self.halt(now, Why::Sick(what), out);
                 }
             }

@@ -200,6 +200,12 @@ fn supervise(
         replies,
         sink,
         health,
+        reload: Box::new(|| {
+            let path = std::env::var("SUPERVISE_RELOAD").map_err(|e| e.to_string())?;
+            let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+            let json = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            Ok(config_from(&json))
+        }),
     };
     read_requests(inbox.clone());
     let drain = inbox.clone();
