@@ -217,6 +217,7 @@ impl House {
             replies,
             sink: sink_seen,
             health: health_seen,
+            reload: self.reload,
         };
         let code = supervise::run::run(self.config, hands).await;
 
