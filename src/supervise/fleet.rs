@@ -204,12 +204,16 @@ impl Fleet {
 
     /// In the order of the files.
     pub fn units(&self) -> impl Iterator<Item = &Unit> {
-        self.units.values()
+        self.units
+            .values()
+            .filter(|unit| unit.presence != Presence::Gone)
     }
 
     pub fn named(&self, name: &str) -> Option<&Unit> {
         let name = ServiceName::new(name).ok()?;
-        self.units.get(self.names.get(&name)?)
+        self.units
+            .get(self.names.get(&name)?)
+            .filter(|unit| unit.presence != Presence::Gone)
     }
 
     pub fn is_leaving(&self) -> bool {

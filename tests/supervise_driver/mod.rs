@@ -151,6 +151,8 @@ pub fn alive(pid: i32) -> bool {
 
 /// The driver's life, in the process that the tests start.
 pub fn drive(services: &str) {
+    // The test harness has begun a line.
+    println!();
     let config = config_from(&serde_json::from_str(services).expect("the test's own JSON"));
     let (orders, reaper) = reap::channel().expect("descriptors");
     let (inbox, events) = tokio::sync::mpsc::channel(64);
