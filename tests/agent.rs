@@ -65,7 +65,7 @@ fn a_run_from_marker_to_marker() {
         .collect();
     assert_eq!(
         events,
-        ["marker", "start", "ready", "exit", "failed", "marker"]
+        ["marker", "start", "ready", "exit", "marker", "failed"]
     );
     let exit = &status[3];
     assert_eq!(exit.message(), "Executable exited with code 3.");
@@ -437,7 +437,9 @@ fn a_reload_touches_only_what_changed() {
     assert!(agent.service("gone").is_null());
     assert!(!lives(before[3].expect("it ran") as i32));
 
-    agent.folder.file("agent.toml", "[service.x]\nexecutible = \"y\"\n");
+    agent
+        .folder
+        .file("agent.toml", "[service.x]\nexecutible = \"y\"\n");
     let bad = agent.ask(&["reload"]);
     assert_eq!(bad.status.code(), Some(1));
     let text = String::from_utf8_lossy(&bad.stderr).into_owned();

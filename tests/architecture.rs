@@ -32,6 +32,7 @@ const EDGES: &[&str] = &[
     "logs/run.rs",
     "logs/tee.rs",
     "health/sample.rs",
+    "health/device.rs",
     "health/run.rs",
     "crash/images.rs",
     "crash/examine.rs",

@@ -282,7 +282,7 @@ fn up(machine: &Machine, own_run: bool, now: Instant) -> Progress {
         }
         State::BackingOff { until }
         | State::Dying {
-            next: Next::Restart { until },
+            next: Next::Restart { until, .. },
             ..
         } if own_run => retried(*until),
         State::Down
