@@ -52,6 +52,8 @@ pub mod policy;
 pub mod reap;
 mod rules;
 pub mod run;
+#[cfg(test)]
+mod sample;
 mod spawn;
 mod status;
 mod tree;
