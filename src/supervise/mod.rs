@@ -49,9 +49,13 @@ mod notify;
 mod order;
 mod plan;
 pub mod policy;
+mod prepare;
 pub mod reap;
 mod rules;
 pub mod run;
+#[cfg(test)]
+mod sample;
 pub mod spawn;
+mod state;
 mod status;
 mod tree;
