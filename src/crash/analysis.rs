@@ -3,6 +3,7 @@
 //! Whatever is missing or damaged makes the report poorer, never absent. Work is bounded: threads, frames and values
 //! have limits, and the crashed thread comes first.
 
+use crate::crash::abort_message;
 use crate::crash::core::{AT_BASE, AT_ENTRY, Core};
 use crate::crash::files::Files;
 use crate::crash::fingerprint;
@@ -52,6 +53,7 @@ pub fn analyse<'a>(
     back_memory(&mut core, &modules);
     let space = space(&core, &modules, files);
     let mut report = describe(&core, &modules, context);
+    report.abort_message = abort_message::find(&core.memory, &modules);
     let units = Units::default();
     let naming = Naming::new(&core, &modules, files, &units);
     for (index, thread) in core.threads.iter().take(MAX_THREADS).enumerate() {

@@ -3,6 +3,7 @@
 //! Only scopes that contain the frame's address count. Bounded in number, depth and length; a value that cannot be
 //! had says why and disturbs no other.
 
+mod contents;
 pub mod dies;
 pub mod locate;
 pub mod show;
