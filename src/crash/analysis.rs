@@ -66,7 +66,7 @@ pub fn analyse<'a>(
         let crashed = index == 0 && context.kind == report::Kind::Crash;
         report.threads.push(report::Thread {
             tid: thread.tid,
-            name: thread.name.clone(),
+            name: thread_name(&core, thread),
             crashed,
             registers: registers(&thread.registers),
             omitted_frames: (stack.omitted > 0).then_some(stack.omitted),
@@ -166,6 +166,15 @@ fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Repor
         report.notes.push(format!("{}: {note}", module.mapped.path));
     }
     report
+}
+
+/// `comm` of the process is that of its first thread.
+fn thread_name(core: &Core<'_>, thread: &crate::crash::core::Thread) -> Option<String> {
+    let process = core.process.as_ref().filter(|p| p.pid == thread.tid);
+    thread
+        .name
+        .clone()
+        .or_else(|| Some(process?.name.clone()).filter(|n| !n.is_empty()))
 }
 
 fn architecture(machine: Machine) -> &'static str {

@@ -16,7 +16,7 @@ use crate::crash::files::Files;
 use crate::crash::modules::{self, Kind, Mapped, Range};
 use crate::crash::report;
 use dwarf::{Debug, Place};
-use find::{Found, Image, Search};
+use find::{Depth, Found, Image, Search};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ pub struct Module<'a> {
     mini: Option<Elf<'a>>,
     tables: Vec<Table<'a>>,
     extra_dirs: Vec<PathBuf>,
+    depth: Depth,
     context: OnceCell<Option<Debug<'a>>>,
     known: RefCell<HashMap<u64, Vec<Place>>>,
 }
@@ -88,6 +89,7 @@ impl<'a> Module<'a> {
             mini: None,
             tables: Vec::new(),
             extra_dirs: search.debug_dirs.clone(),
+            depth: search.depth,
             context: OnceCell::new(),
             known: RefCell::default(),
             mapped,
@@ -185,7 +187,9 @@ impl<'a> Module<'a> {
 
     pub fn symbols(&self) -> report::Symbols {
         match (&self.debug, self.tables.is_empty()) {
-            (Some(debug), _) if find::has_dwarf(&debug.elf) => report::Symbols::Dwarf,
+            (Some(debug), _) if find::has_dwarf(&debug.elf) && self.depth == Depth::Everything => {
+                report::Symbols::Dwarf
+            }
             (_, false) => report::Symbols::Symtab,
             (_, true) => report::Symbols::None,
         }
@@ -228,7 +232,11 @@ impl<'a> Module<'a> {
     /// The debug information, parsed at the first question.
     pub fn debug(&self, files: &impl Files<'a>) -> Option<&Debug<'a>> {
         let context = self.context.get_or_init(|| {
-            let debug = self.debug.as_ref().filter(|d| find::has_dwarf(&d.elf))?;
+            let wanted = self.depth == Depth::Everything;
+            let debug = self
+                .debug
+                .as_ref()
+                .filter(|d| wanted && find::has_dwarf(&d.elf))?;
             let beside = self
                 .image_path
                 .iter()

@@ -332,3 +332,143 @@ fn keep(inner: &mut Vec<Frame>, outer: &mut VecDeque<Frame>, frame: Frame) {
     }
     outer.push_back(frame);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::memory::{Access, Region};
+
+    const CODE: u64 = 0x40_0000;
+    const STACK: u64 = 0x7000_0000;
+
+    /// Code full of `call` with every address behind one a return address, and a stack of these words.
+    struct Process {
+        code: Vec<u8>,
+        stack: Vec<u8>,
+    }
+
+    impl Process {
+        fn new(words: &[u64]) -> Process {
+            // `call *%rax` in every second byte pair.
+            let code = [0xff, 0xd0].repeat(2048);
+            Process {
+                code,
+                stack: words.iter().flat_map(|w| w.to_le_bytes()).collect(),
+            }
+        }
+
+        fn memory(&self) -> Memory<'_> {
+            let region =
+                |start, bytes: &'_ [u8], execute| (start, start + bytes.len() as u64, execute);
+            let regions = [
+                region(CODE, &self.code, true),
+                region(STACK, &self.stack, false),
+            ];
+            let bytes: [&[u8]; 2] = [&self.code, &self.stack];
+            let regions = regions
+                .into_iter()
+                .zip(bytes)
+                .map(|((start, end, execute), dumped)| Region {
+                    start,
+                    end,
+                    access: Access {
+                        write: !execute,
+                        execute,
+                    },
+                    dumped,
+                    backing: &[],
+                });
+            Memory::new(regions.collect())
+        }
+
+        fn unwind(&self, pc: u64, sp: u64, fp: u64) -> Stack {
+            let memory = self.memory();
+            let space = Space::new(Machine::X86_64, &memory, 0, vec![CODE + 0x800]);
+            let mut registers = Registers::new(Machine::X86_64);
+            for (number, value) in [(16, pc), (7, sp), (6, fp)] {
+                registers.set(number, Some(value));
+            }
+            space.unwind(&registers)
+        }
+    }
+
+    fn shape(stack: &Stack) -> Vec<(u64, Trust)> {
+        stack.frames.iter().map(|f| (f.pc(), f.trust)).collect()
+    }
+
+    #[test]
+    fn a_chain_of_frame_pointers_ends_at_the_entry_point() {
+        let process = Process::new(&[0, STACK + 0x20, CODE + 0x10, 0, 0, CODE + 0x810]);
+        let stack = process.unwind(CODE + 0x100, STACK, STACK + 8);
+        let pointer = Trust::FramePointer;
+        assert_eq!(
+            shape(&stack),
+            [
+                (CODE + 0x100, Trust::Context),
+                (CODE + 0x10, pointer),
+                (CODE + 0x810, pointer)
+            ]
+        );
+        assert_eq!((stack.end, stack.omitted), (End::Outermost, 0));
+    }
+
+    #[test]
+    fn a_jump_into_nothing_returns_to_its_caller() {
+        let process = Process::new(&[CODE + 0x20, 0, 0]);
+        let stack = process.unwind(0, STACK, 0);
+        assert_eq!(
+            shape(&stack),
+            [(0, Trust::Context), (CODE + 0x20, Trust::FramePointer)]
+        );
+    }
+
+    #[test]
+    fn without_a_frame_pointer_the_stack_is_searched() {
+        let process = Process::new(&[1, 2, 3, CODE + 0x30, 5, CODE + 0x802]);
+        let stack = process.unwind(CODE + 0x100, STACK, 0);
+        let scan = Trust::Scan;
+        assert_eq!(
+            shape(&stack),
+            [
+                (CODE + 0x100, Trust::Context),
+                (CODE + 0x30, scan),
+                (CODE + 0x802, scan)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_frame_that_leads_to_itself_ends() {
+        // Saved frame pointer and return address of one frame, again and again.
+        let process = Process::new(&[STACK, CODE + 0x10, 0, 0]);
+        let stack = process.unwind(CODE + 0x100, STACK, STACK);
+        assert!(stack.frames.len() < 10, "{:?}", stack.end);
+        assert_ne!(stack.end, End::Outermost);
+    }
+
+    #[test]
+    fn a_very_deep_stack_keeps_both_ends() {
+        const DEPTH: u64 = 50_000;
+        let words = (0..DEPTH).flat_map(|i| [STACK + (i + 1) * 16, CODE + 0x10 + (i % 64) * 2]);
+        let mut words: Vec<u64> = words.collect();
+        words.extend([0, CODE + 0x810]);
+        let stack = Process::new(&words).unwind(CODE + 0x100, STACK, STACK);
+        assert_eq!(stack.frames.len(), INNERMOST + OUTERMOST);
+        assert_eq!(stack.omitted + stack.frames.len(), DEPTH as usize + 2);
+        assert_eq!(
+            stack.frames.last().map(|f| (f.pc(), f.depth)),
+            Some((CODE + 0x810, DEPTH as usize + 1))
+        );
+        assert_eq!(
+            stack.frames.get(INNERMOST - 1).map(|f| f.depth),
+            Some(INNERMOST - 1)
+        );
+        assert_eq!(stack.end, End::Outermost);
+    }
+
+    #[test]
+    fn nothing_at_all_is_one_frame() {
+        let stack = Process::new(&[]).unwind(0x1234, 0, u64::MAX);
+        assert_eq!((stack.frames.len(), stack.end), (1, End::Unknown));
+    }
+}
