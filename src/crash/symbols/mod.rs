@@ -17,10 +17,13 @@ use crate::crash::modules::{self, Kind, Mapped, Range};
 use crate::crash::report;
 use dwarf::{Debug, Place};
 use find::{Depth, Found, Image, Search};
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use symtab::Table;
+
+/// Symbols searched for before an index of them is worth its memory.
+const SEARCHES: usize = 200;
 
 /// A module with everything that was found for it.
 pub struct Module<'a> {
@@ -41,6 +44,8 @@ pub struct Module<'a> {
     tables: Vec<Table<'a>>,
     extra_dirs: Vec<PathBuf>,
     depth: Depth,
+    asked: Cell<usize>,
+    index: OnceCell<symtab::Index<'a>>,
     context: OnceCell<Option<Debug<'a>>>,
     known: RefCell<HashMap<u64, Vec<Place>>>,
 }
@@ -90,6 +95,8 @@ impl<'a> Module<'a> {
             tables: Vec::new(),
             extra_dirs: search.debug_dirs.clone(),
             depth: search.depth,
+            asked: Cell::new(0),
+            index: OnceCell::new(),
             context: OnceCell::new(),
             known: RefCell::default(),
             mapped,
@@ -216,7 +223,15 @@ impl<'a> Module<'a> {
     }
 
     fn symbol(&self, address: u64) -> Option<String> {
-        let symbol = symtab::find(&self.tables, address)?;
+        let asked = self.asked.get() + 1;
+        self.asked.set(asked);
+        let symbol = match asked {
+            ..=SEARCHES => symtab::find(&self.tables, address),
+            _ => self
+                .index
+                .get_or_init(|| symtab::Index::new(&self.tables))
+                .find(address),
+        }?;
         Some(demangle::demangle(&String::from_utf8_lossy(symbol.name)))
     }
 

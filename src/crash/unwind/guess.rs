@@ -7,6 +7,7 @@
 use super::{Caller, Frame, Space, Trust, aarch64, x86_64};
 use crate::crash::core::strip_signature;
 use crate::crash::machine::{Machine, Registers};
+use std::borrow::Cow;
 
 /// Words searched for a return address.
 const SCANNED_WORDS: u64 = 512;
@@ -205,14 +206,20 @@ impl Space<'_, '_> {
     }
 
     /// The code before an address, as far as a call can reach back and as far as it is known.
-    fn before(&self, address: u64) -> Vec<u8> {
+    fn before(&self, address: u64) -> Cow<'_, [u8]> {
         let longest = match self.machine {
             Machine::X86_64 => x86_64::LONGEST_CALL,
             Machine::Aarch64 => aarch64::LONGEST_CALL,
         };
+        // Nearly always in one piece: this is asked for every word of a searched stack.
+        let start = address.wrapping_sub(longest as u64);
+        if let Some(code) = self.memory.known(start).get(..longest) {
+            return Cow::Borrowed(code);
+        }
         (2..=longest)
             .rev()
             .find_map(|n| self.memory.bytes(address.checked_sub(n as u64)?, n))
             .unwrap_or_default()
+            .into()
     }
 }

@@ -17,7 +17,7 @@ use crate::crash::core::strip_signature;
 use crate::crash::machine::{Machine, Registers};
 use crate::crash::memory::Memory;
 use rules::{Failure, Row};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use tables::Tables;
@@ -96,6 +96,8 @@ const INNERMOST: usize = 160;
 const OUTERMOST: usize = 40;
 /// 8 MiB of the smallest frames there are; a bigger stack is cut.
 const MAX_FRAMES: usize = 600_000;
+/// Many threads that all have overflowed; only a forged core has more.
+const MAX_FRAMES_IN_ALL: usize = 3_000_000;
 /// A signal handler's stack, coroutines, Go's system stack: each may lie below the last.
 const MAX_STACK_CHANGES: usize = 64;
 /// A process entry point is shorter than this.
@@ -109,6 +111,8 @@ pub struct Space<'a, 'm> {
     /// Where the process begins (`AT_ENTRY`, the dynamic linker's entry).
     pub entries: Vec<u64>,
     modules: Vec<(u64, u64, Rc<Tables<'a>>)>,
+    /// Frames that may still be followed, over all threads.
+    frames_left: Cell<usize>,
     rows: RefCell<HashMap<u64, Option<Rc<Row<'a>>>>>,
 }
 
@@ -132,6 +136,7 @@ impl<'a, 'm> Space<'a, 'm> {
             pac_mask,
             entries,
             modules: Vec::new(),
+            frames_left: Cell::new(MAX_FRAMES_IN_ALL),
             rows: RefCell::default(),
         }
     }
@@ -181,7 +186,7 @@ impl<'a, 'm> Space<'a, 'm> {
             keep(&mut inner, &mut outer, current);
             match next {
                 Err(end) => break end,
-                Ok(_) if depth >= MAX_FRAMES => break End::TooDeep,
+                Ok(_) if depth >= MAX_FRAMES || !self.may_follow() => break End::TooDeep,
                 Ok(Caller {
                     registers,
                     trust,
@@ -206,6 +211,12 @@ impl<'a, 'm> Space<'a, 'm> {
             omitted,
             end: overwritten.unwrap_or(end),
         }
+    }
+
+    fn may_follow(&self) -> bool {
+        let left = self.frames_left.get();
+        self.frames_left.set(left.saturating_sub(1));
+        left > 0
     }
 
     /// Strips the caller's pc and checks that it leads outwards.
