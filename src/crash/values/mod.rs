@@ -7,6 +7,7 @@ mod contents;
 pub mod dies;
 pub mod locate;
 pub mod show;
+pub mod tail_calls;
 
 use crate::crash::report::Variable;
 use crate::crash::unwind::rules::Bytes;
