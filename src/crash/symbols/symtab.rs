@@ -110,6 +110,58 @@ pub fn find<'a>(tables: &[Table<'a>], address: u64) -> Option<Symbol<'a>> {
     best.map(|(_, symbol)| symbol)
 }
 
+/// All function symbols by address, for when many addresses are asked for.
+pub struct Index<'a> {
+    tables: Vec<Table<'a>>,
+    /// Start, table, symbol; sorted.
+    starts: Vec<(u64, u16, u32)>,
+}
+
+impl<'a> Index<'a> {
+    pub fn new(tables: &[Table<'a>]) -> Index<'a> {
+        let mut starts = Vec::new();
+        for (table, number) in tables.iter().zip(0u16..) {
+            for (entry, symbol) in table
+                .symbols
+                .as_chunks::<SYMBOL_SIZE>()
+                .0
+                .iter()
+                .zip(0u32..)
+            {
+                // A symbol is a candidate at its own start, or never.
+                let start = le::u64_at(entry, 8).unwrap_or(0);
+                if candidate(entry, start).is_some() {
+                    starts.push((start, number, symbol));
+                }
+            }
+        }
+        starts.sort_unstable();
+        Index {
+            tables: tables.to_vec(),
+            starts,
+        }
+    }
+
+    /// As `find`; looks at the nearest symbols before the address only.
+    pub fn find(&self, address: u64) -> Option<Symbol<'a>> {
+        /// Labels and aliases that may stand inside one function.
+        const NEAREST: usize = 256;
+        let end = self
+            .starts
+            .partition_point(|(start, _, _)| *start <= address);
+        let near = self.starts.get(end.saturating_sub(NEAREST)..end)?;
+        let entries = near.iter().filter_map(|(_, number, symbol)| {
+            let table = self.tables.get(usize::from(*number))?;
+            let at = *symbol as usize * SYMBOL_SIZE;
+            Some(Table {
+                symbols: table.symbols.get(at..at + SYMBOL_SIZE)?,
+                strings: table.strings,
+            })
+        });
+        find(&entries.collect::<Vec<_>>(), address)
+    }
+}
+
 /// The address of a variable or function by name.
 pub fn by_name<'a>(tables: &[Table<'a>], name: &'a [u8]) -> Option<Symbol<'a>> {
     tables.iter().find_map(|table| {
@@ -208,5 +260,9 @@ mod tests {
         assert_eq!(name(0x9_0000), None);
         assert_eq!(by_name(&tables, b"inner").map(|s| s.address), Some(0x1040));
         assert_eq!(by_name(&tables, b"inne"), None);
+        let index = Index::new(&tables);
+        for address in (0xff0..0x2100).chain([0x9_0000]) {
+            assert_eq!(index.find(address), find(&tables, address), "{address:x}");
+        }
     }
 }

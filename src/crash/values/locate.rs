@@ -249,7 +249,7 @@ impl<'v, 'x, 'a> View<'v, 'x, 'a> {
     }
 
     /// Run-time address at which this frame's function begins.
-    fn entry_point(&self) -> Option<u64> {
+    pub(super) fn entry_point(&self) -> Option<u64> {
         let entry = self.unit.entry(self.function).ok()?;
         let low = entry
             .attr_value(gimli::DW_AT_low_pc)
