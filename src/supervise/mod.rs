@@ -54,7 +54,7 @@ pub mod reap;
 mod rules;
 pub mod run;
 #[cfg(test)]
-mod sample;
+mod samples_for_tests;
 pub mod spawn;
 mod state;
 mod status;

@@ -44,7 +44,7 @@ pub fn start_order(services: &[&Service]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervise::sample::service;
+    use crate::supervise::samples_for_tests::service;
 
     fn order(services: &[(&str, &[&str])]) -> Vec<usize> {
         let services: Vec<Service> = services

@@ -111,7 +111,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervise::sample::service;
+    use crate::supervise::samples_for_tests::service;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -185,7 +185,7 @@ mod tests {
     use crate::service::{RunId, ServiceId};
     use crate::supervise::fleet::Input;
     use crate::supervise::machine;
-    use crate::supervise::sample::service;
+    use crate::supervise::samples_for_tests::service;
 
     fn fleet(now: Instant) -> Fleet {
         let agent = Agent {
