@@ -43,7 +43,7 @@ fn run(path: Option<&Path>) -> i32 {
     diag::start("info");
     let loaded = match load::load(path, &Environment::read()) {
         Ok(loaded) => loaded,
-        Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
         return complain(
@@ -74,7 +74,7 @@ fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i3
             let config = loaded.config.clone();
             supervise(loaded, Box::new(move || Ok(config.clone())))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
@@ -95,7 +95,7 @@ fn check(path: Option<&Path>) -> i32 {
             }
             say(&summary(&loaded.config, warnings.len()))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
