@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::config::load::{self, Environment};
+use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::{Config, Loaded};
 use jettison_agent::{cli, crash, daemon, demo, diag, names, query};
 
@@ -90,10 +91,11 @@ fn check(path: Option<&Path>) -> i32 {
         Ok(loaded) => {
             let mut warnings = loaded.warnings.clone();
             warnings.extend(load::survey(&loaded));
-            for warning in &warnings {
-                complain(&format!("{warning}\n"), 0);
+            let count = warnings.len();
+            if count > 0 {
+                complain(&format!("{}\n", Diagnostics::sorted(warnings)), 0);
             }
-            say(&summary(&loaded.config, warnings.len()))
+            say(&summary(&loaded.config, count))
         }
         Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
