@@ -5,9 +5,11 @@
 
 mod contents;
 pub mod dies;
+mod entry_values;
 pub mod locate;
 pub mod show;
 pub mod tail_calls;
+mod types;
 
 use crate::crash::report::Variable;
 use crate::crash::unwind::rules::Bytes;
