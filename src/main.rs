@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
-use jettison_agent::config::load::{self, Environment};
 use jettison_agent::config::diagnose::Diagnostics;
+use jettison_agent::config::load::{self, Environment};
 use jettison_agent::config::{Config, Loaded};
 use jettison_agent::{cli, crash, daemon, demo, diag, names, query};
 
@@ -135,6 +135,6 @@ fn say(text: &str) -> i32 {
 }
 
 fn complain(text: &str, code: i32) -> i32 {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(diag::plain(text).as_bytes());
     code
 }
