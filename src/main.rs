@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::config::load::{self, Environment};
-use jettison_agent::config::{Config, Loaded};
-use jettison_agent::{cli, daemon, demo, diag, names, query};
+use jettison_agent::config::{Config, Form, Loaded};
+use jettison_agent::{cli, daemon, demo, diag, names, query, wrapp};
 
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
@@ -33,9 +33,8 @@ fn perform(command: Command) -> i32 {
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
-        Command::Wrapp { .. } | Command::Symbolize { .. } => {
-            complain("agent: not in this version\n", 2)
-        }
+        Command::Wrapp { args } => wrapp::main(&args),
+        Command::Symbolize { .. } => complain("agent: not in this version\n", 2),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
 }
@@ -122,7 +121,10 @@ fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String
 
 fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {
     load::load(path, &Environment::read())
-        .map(|loaded| daemon::sockets_of(&loaded.config))
+        .map(|loaded| match loaded.form {
+            Form::Native => daemon::sockets_of(&loaded.config),
+            Form::Short => wrapp::sockets_of(&loaded.config),
+        })
         .map_err(|problems| problems.to_string())
 }
 

@@ -54,7 +54,12 @@ pub async fn run(
                     samplers.sample(now(), &mut book, New::Only);
                     publish_gauge(&book, &gauge);
                 }
-                None => return,
+                None => {
+                    while let Ok(beat) = beats.try_recv() {
+                        book.beat(now(), beat);
+                    }
+                    return last_words(&mut book, words).await;
+                }
             },
             permit = has_room(&mut room) => {
                 room = None;
@@ -98,6 +103,15 @@ fn publish(book: &mut Book, permit: OwnedPermit<Record>) {
     book.changes(&mut gauges);
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
+    }
+}
+
+/// What changed last (an end and its code) is told before the loop ends.
+async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
+    if book.is_due()
+        && let Ok(permit) = words.reserve_owned().await
+    {
+        publish(book, permit);
     }
 }
 
