@@ -293,6 +293,7 @@ impl House {
             replies,
             sink: sink_seen,
             health: health_seen,
+            reload: self.reload,
         };
         let supervised = supervise::run::run(self.config, hands);
         let code = hearing(supervised, &mut gauge, &mut told).await;
@@ -339,7 +340,6 @@ async fn hearing<T>(
 /// What the loops need of the configuration.
 struct Settings {
     health: config::Health,
-    board: String,
     redis: config::Redis,
     spool: config::Spool,
     access: Access,
@@ -349,7 +349,6 @@ impl Settings {
     fn of(config: &Config) -> Settings {
         Settings {
             health: config.health.clone(),
-            board: config.agent.board.clone(),
             redis: config.redis.clone(),
             spool: config.spool.clone(),
             access: Access {

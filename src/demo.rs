@@ -19,13 +19,19 @@ mod screen;
 mod watch;
 
 use self::screen::Screen;
+use crate::cli::show::{self, Colour, Look};
 use crate::config::load::{self, Environment};
+use crate::control::client::{self, Search};
 use crate::daemon::{self, Outlet};
-use crate::record::Record;
+use crate::record::{CountKind, Record, StreamKind};
+use crate::request::Request;
 use crate::supervise::spawn::{self, Inherited, PipeSize};
 
 /// How long it plays where nobody sits at a terminal.
-const SECONDS: u64 = 12;
+const SECONDS: u64 = 10;
+
+/// After so many seconds everything has happened at least once.
+const STANDING: u64 = 8;
 
 const USAGE: &str = "usage: agent demo [--seconds N]   (0: until Ctrl-C)\n";
 
@@ -45,7 +51,8 @@ pub fn main(args: &[OsString]) -> i32 {
         }
         _ => return refuse(),
     };
-    crate::diag::start();
+    // The account on the screen says what happens; the agent's own log only what goes wrong.
+    crate::diag::start("error,jettison_agent::supervise=off");
     match Stage::set() {
         Ok(stage) => stage.play(seconds),
         Err(error) => {
@@ -106,7 +113,7 @@ impl Stage {
         self.introduce(screen, &path);
         let stop = Arc::new(AtomicBool::new(false));
         let viewer = self.viewer(screen, &stop);
-        end_after(seconds);
+        self.timer(screen, seconds);
         let config = loaded.config.clone();
         let outlet = match &self.store {
             Store::Found(..) | Store::Own(..) => Outlet::Redis,
@@ -219,6 +226,30 @@ impl Stage {
             .ok()
     }
 
+    /// Shows how all stands when everything has happened once, and later ends the
+    /// demonstration as a person would: with a signal.
+    fn timer(&self, screen: Screen, seconds: u64) {
+        let socket = self.folder.join("agent.sock");
+        let before = if seconds == 0 {
+            STANDING
+        } else {
+            STANDING.min(seconds.saturating_sub(1))
+        };
+        let _ = std::thread::Builder::new()
+            .name("timer".to_owned())
+            .spawn(move || {
+                std::thread::sleep(Duration::from_secs(before));
+                show_status(screen, &socket);
+                if seconds == 0 {
+                    screen.print("\n(it goes on until Ctrl-C)\n");
+                    return;
+                }
+                std::thread::sleep(Duration::from_secs(seconds - before));
+                let own = rustix::process::getpid();
+                let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
+            });
+    }
+
     /// Nothing is left behind.
     fn conclude(self, screen: Screen) {
         match &self.store {
@@ -278,18 +309,29 @@ fn end_redis(pid: i32) {
     }
 }
 
-/// As a person would: with a signal.
-fn end_after(seconds: u64) {
-    if seconds == 0 {
-        return;
+/// What `agent status` says.
+fn show_status(screen: Screen, socket: &Path) {
+    let variable = |name: &str| (name == "AGENT_SOCKET").then(|| socket.as_os_str().to_owned());
+    let search = Search {
+        variable: &variable,
+        config: None,
+        sockets_of: &|_| Ok(Vec::new()),
+    };
+    let request = Request::Status {
+        services: Vec::new(),
+    };
+    if let Ok(reply) = client::ask(&request, &search, Some(Duration::from_secs(1))) {
+        screen.heading("How all stands: agent status");
+        let look = Look {
+            colour: if screen.has_colour() {
+                Colour::Ansi
+            } else {
+                Colour::Never
+            },
+            width: None,
+        };
+        screen.print(&show::status(&reply.data, look));
     }
-    let _ = std::thread::Builder::new()
-        .name("timer".to_owned())
-        .spawn(move || {
-            std::thread::sleep(Duration::from_secs(seconds));
-            let own = rustix::process::getpid();
-            let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
-        });
 }
 
 static SCREEN: OnceLock<Screen> = OnceLock::new();
@@ -299,7 +341,7 @@ fn show_record(record: &Record) {
     let Some(screen) = SCREEN.get() else { return };
     match record {
         Record::Lines(lines) => {
-            let key = lines.streams.key(crate::record::StreamKind::Info);
+            let key = lines.streams.key(StreamKind::Info);
             for span in &lines.spans {
                 let text = lines.chunk.get(span.start as usize..span.end as usize);
                 let text = String::from_utf8_lossy(text.unwrap_or_default());
@@ -314,7 +356,11 @@ fn show_record(record: &Record) {
         }
         Record::Count(count) => {
             let key = count.streams.value_key(&count.key);
-            screen.row(&key, "value", &format!("{:?}", count.what));
+            let effect = match &count.what {
+                CountKind::Increment(by) => format!("+ {by}"),
+                CountKind::Set(digits) => format!("= {digits}"),
+            };
+            screen.row(&key, "value", &effect);
         }
         Record::Gauges(_) => {}
     }

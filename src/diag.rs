@@ -18,18 +18,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock;
 
-/// Begins to listen to the agent's own messages. A filter that cannot be read is said and
-/// replaced by the default: a typo there must not silence a board.
-pub fn start() {
-    start_at(Level::INFO);
-}
-
-/// The same where `AGENT_LOG` does not say otherwise than `level`.
-pub fn start_at(level: Level) {
+/// Begins to listen to the agent's own messages that pass `default`, or `AGENT_LOG` where
+/// that is set. A filter that cannot be read is said and replaced: a typo there must not
+/// silence a board.
+pub fn start(default: &str) {
     let wanted = std::env::var("AGENT_LOG").unwrap_or_default();
     let filter = match wanted.parse::<Targets>() {
         Ok(filter) if !wanted.is_empty() => filter,
-        _ => Targets::new().with_default(level),
+        _ => default
+            .parse()
+            .unwrap_or_else(|_| Targets::new().with_default(Level::INFO)),
     };
     let stderr = std::io::stderr();
     let lines = Lines {
@@ -45,7 +43,7 @@ pub fn start_at(level: Level) {
         .with(filter)
         .try_init();
     if !wanted.is_empty() && wanted.parse::<Targets>().is_err() {
-        tracing::warn!("AGENT_LOG={wanted} is no filter (try info, debug); using {level}");
+        tracing::warn!("AGENT_LOG={wanted} is no filter (try info, debug); using {default}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::config::load::{self, Environment};
 use jettison_agent::config::{Config, Form, Loaded};
-use jettison_agent::{cli, daemon, demo, diag, names, query, wrapp};
+use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
 
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
@@ -33,14 +33,14 @@ fn perform(command: Command) -> i32 {
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
+        Command::Symbolize { args } => crash::examine::main(&args),
         Command::Wrapp { args } => wrapp::main(&args),
-        Command::Symbolize { .. } => complain("agent: not in this version\n", 2),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
 }
 
 fn run(path: Option<&Path>) -> i32 {
-    diag::start();
+    diag::start("info");
     let loaded = match load::load(path, &Environment::read()) {
         Ok(loaded) => loaded,
         Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
@@ -61,7 +61,7 @@ fn run(path: Option<&Path>) -> i32 {
 }
 
 fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i32 {
-    diag::start();
+    diag::start("info");
     let Some(words) = argv
         .iter()
         .map(|word| word.to_str().map(str::to_owned))

@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Level;
-
 use crate::config::load::{self, Environment};
 use crate::config::{Config, Form, Identity, Loaded, Service};
 use crate::control::client::temporary_folder;
@@ -45,7 +43,7 @@ pub fn main(args: &[OsString]) -> i32 {
         return REFUSED;
     };
     // wrapp said little; what an agent tells beyond that is asked for with AGENT_LOG.
-    diag::start_at(Level::WARN);
+    diag::start("warn");
     let loaded = match load(Path::new(path)) {
         Ok(loaded) => loaded,
         Err(problems) => {

@@ -65,7 +65,7 @@ fn a_run_from_marker_to_marker() {
         .collect();
     assert_eq!(
         events,
-        ["marker", "start", "ready", "exit", "failed", "marker"]
+        ["marker", "start", "ready", "exit", "marker", "failed"]
     );
     let exit = &status[3];
     assert_eq!(exit.message(), "Executable exited with code 3.");
@@ -392,4 +392,62 @@ fn a_hung_agent_and_no_agent_are_told_within_the_timeout() {
     agent.signal(libc::SIGCONT);
     assert_eq!(agent.stop().code(), Some(0));
     assert_eq!(agent.ask(&["--probe"]).status.code(), Some(1), "no agent");
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let folder = Scratch::new("reload");
+    let sleeper = |name: &str, more: &str| sh(name, "sleep 1000", more);
+    let base = head(&folder, None);
+    let first = format!(
+        "{base}{}{}{}{}",
+        sleeper("same", ""),
+        sleeper("policy", ""),
+        sleeper("changed", ""),
+        sleeper("gone", "")
+    );
+    let mut agent = Agent::start_in(folder, &first);
+    for name in ["same", "policy", "changed", "gone"] {
+        agent.wait_for(name, "ready");
+    }
+    let pid = |agent: &Agent, name: &str| agent.service(name)["pid"].as_i64();
+    let before = ["same", "policy", "changed", "gone"].map(|name| pid(&agent, name));
+
+    let second = format!(
+        "{base}{}{}{}{}",
+        sleeper("same", ""),
+        sleeper("policy", "backoff = { initial = \"7s\" }"),
+        sleeper("changed", "environment = { A = \"b\" }"),
+        sleeper("new", "")
+    );
+    agent.folder.file("agent.toml", &second);
+    let plan = agent.ask(&["reload", "--dry-run"]);
+    let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(plan.status.success(), "{text}");
+    for word in ["policy", "changed", "gone", "new"] {
+        assert!(text.contains(word), "the plan names {word}: {text}");
+    }
+    assert_eq!(pid(&agent, "changed"), before[2], "a dry run does nothing");
+    assert!(agent.ask(&["reload"]).status.success());
+    assert_eq!(pid(&agent, "same"), before[0]);
+    assert_eq!(pid(&agent, "policy"), before[1], "a policy changes live");
+    assert_ne!(pid(&agent, "changed"), before[2]);
+    assert_eq!(agent.service("changed")["state"], "ready");
+    assert_eq!(agent.service("new")["state"], "ready");
+    assert!(agent.service("gone").is_null());
+    assert!(!lives(before[3].expect("it ran") as i32));
+
+    agent
+        .folder
+        .file("agent.toml", "[service.x]\nexecutible = \"y\"\n");
+    let bad = agent.ask(&["reload"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&bad.stderr).into_owned();
+    assert!(text.contains("agent.toml:2:1"), "says why: {text}");
+    assert_eq!(pid(&agent, "same"), before[0], "a bad file changes nothing");
+
+    agent.folder.file("agent.toml", &first);
+    agent.signal(libc::SIGHUP);
+    agent.wait_for("gone", "ready");
+    assert_eq!(agent.stop().code(), Some(0));
 }

@@ -33,7 +33,10 @@ const EDGES: &[&str] = &[
     "logs/run.rs",
     "logs/tee.rs",
     "health/sample.rs",
+    "health/device.rs",
     "health/run.rs",
+    "crash/images.rs",
+    "crash/examine.rs",
     "sink/redis.rs",
     "sink/link.rs",
     "sink/session.rs",
@@ -163,6 +166,11 @@ fn code_of(text: &str) -> Vec<(usize, String)> {
         .collect()
 }
 
+/// A word in a text (a function's name in a table of names, say) does nothing.
+fn without_texts(line: &str) -> String {
+    line.split('"').step_by(2).collect()
+}
+
 fn part_of(path: &str) -> &str {
     path.split(['/', '.']).next().unwrap_or(path)
 }
@@ -180,6 +188,7 @@ fn pure_files_do_no_io_and_read_no_clock() {
             continue;
         }
         for (number, line) in &source.code {
+            let line = without_texts(line);
             for word in IMPURE {
                 if line.contains(word) {
                     broken.push(format!(

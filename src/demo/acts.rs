@@ -27,7 +27,7 @@ fn camera() -> i32 {
                 "exposure {exposure} ms is over the budget of 38 ms"
             ));
         }
-        sleep(Duration::from_millis(400));
+        sleep(Duration::from_millis(600));
     }
     0
 }

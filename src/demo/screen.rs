@@ -11,7 +11,7 @@ pub struct Screen {
 }
 
 /// Of the longest key that the demonstration shows.
-const KEY_WIDTH: usize = 38;
+const KEY_WIDTH: usize = 40;
 
 impl Screen {
     pub fn new() -> Screen {
@@ -30,11 +30,19 @@ impl Screen {
         let colour = self.colour_of(key, what);
         let indent = " ".repeat(KEY_WIDTH + 24);
         let content = content.replace('\n', &format!("\n{indent}"));
-        let (bold, dim, reset) = self.styles();
+        let (dim, reset) = if self.colour {
+            ("\x1b[2m", "\x1b[0m")
+        } else {
+            ("", "")
+        };
         self.print(&format!(
-            "{dim}{:7.2} s{reset}  {key:<KEY_WIDTH$}  {colour}{what:<9}{reset}  {bold}{content}{reset}",
+            "{dim}{:7.2} s{reset}  {key:<KEY_WIDTH$}  {colour}{what:<9}{reset}  {content}",
             self.seconds()
         ));
+    }
+
+    pub fn has_colour(&self) -> bool {
+        self.colour
     }
 
     pub fn heading(&self, text: &str) {
@@ -45,14 +53,6 @@ impl Screen {
 
     pub fn print(&self, line: &str) {
         let _ = writeln!(std::io::stdout(), "{line}");
-    }
-
-    fn styles(&self) -> (&'static str, &'static str, &'static str) {
-        if self.colour {
-            ("", "\x1b[2m", "\x1b[0m")
-        } else {
-            ("", "", "")
-        }
     }
 
     fn colour_of(&self, key: &str, what: &str) -> &'static str {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::{Connection, RedisResult};
 
 use super::screen::Screen;
-use crate::record::{StreamKind, Streams, Trim, pool_key, service_key};
+use crate::record::{POOL_PROPERTIES, StreamKind, Streams, Trim, pool_key, service_key};
 
 /// The stream names of the services.
 pub const SERVICES: [&str; 4] = ["demo-camera", "demo-lidar", "demo-pump", "demo-planner"];
@@ -30,7 +30,7 @@ pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
         .collect();
     let mut last: HashMap<String, String> = HashMap::new();
     let mut shown: HashMap<String, String> = HashMap::new();
-    let mut rounds = 0u32;
+    let mut due = 0.5;
     loop {
         let stopping = stop.load(Ordering::Relaxed);
         let fresh = read(&mut logs, &keys, &last);
@@ -39,10 +39,10 @@ pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
             show(screen, &key, &fields);
             last.insert(key, id);
         }
-        if rounds.is_multiple_of(5) {
+        if screen.seconds() >= due && !stopping {
             show_values(screen, &mut values, &mut shown);
+            due += 1.0;
         }
-        rounds += 1;
         if stopping && quiet {
             return;
         }
@@ -57,6 +57,9 @@ fn connect(client: &redis::Client, db: i64) -> Option<Connection> {
     Some(connection)
 }
 
+/// A stream's key and its entries: ID, and names and values in turn.
+type OfStream = (String, Vec<(String, Vec<String>)>);
+
 /// Key, ID, fields.
 type Fresh = (String, String, Vec<(String, String)>);
 
@@ -65,7 +68,7 @@ fn read(logs: &mut Connection, keys: &[String], last: &HashMap<String, String>) 
     let since = keys
         .iter()
         .map(|key| last.get(key).map_or("0", String::as_str));
-    let reply: RedisResult<Option<Vec<(String, Vec<(String, Vec<String>)>)>>> = redis::cmd("XREAD")
+    let reply: RedisResult<Option<Vec<OfStream>>> = redis::cmd("XREAD")
         .arg(&["COUNT", "100", "BLOCK", "200", "STREAMS"])
         .arg(keys)
         .arg(since.collect::<Vec<_>>())
@@ -156,7 +159,12 @@ pub fn sweep(client: &redis::Client) {
         return;
     };
     let camera = Streams::new("demo-camera", Trim { max_len: 0 });
-    let keys = [camera.value_key("frames"), camera.value_key("exposure")];
-    // Pools and states expire by themselves.
-    let _ = redis::cmd("DEL").arg(&keys[..]).exec(&mut connection);
+    let mut keys = vec![camera.value_key("frames"), camera.value_key("exposure")];
+    for name in SERVICES {
+        keys.push(service_key(name));
+        for property in POOL_PROPERTIES {
+            keys.extend(["process", "pulse"].map(|category| pool_key(name, category, property)));
+        }
+    }
+    let _ = redis::cmd("DEL").arg(&keys).exec(&mut connection);
 }

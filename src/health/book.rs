@@ -142,17 +142,28 @@ impl Book {
         }
     }
 
-    /// The latest of every service, for `status`.
-    pub fn gauges(&self) -> impl Iterator<Item = (&ServiceName, ServiceGauge)> {
-        self.pages.iter().map(|(name, page)| {
-            let health = page.pools.iter();
-            let health = health.map(|(category, entry)| (category.clone(), entry.pool.health()));
-            let gauge = ServiceGauge {
-                health: health.collect(),
+    /// The latest of every service, for `status`. What stands there already is changed in
+    /// place: thousands of names need not be written again each second.
+    pub fn show(&self, services: &mut HashMap<ServiceName, ServiceGauge>) {
+        services.retain(|name, _| self.pages.contains_key(name));
+        for (name, page) in &self.pages {
+            let shown = match services.get_mut(name) {
+                Some(shown) => shown,
+                None => services.entry(name.clone()).or_default(),
+            };
+            let mut health = std::mem::take(&mut shown.health);
+            health.retain(|category, _| page.pools.contains_key(category));
+            for (category, entry) in &page.pools {
+                match health.get_mut(category) {
+                    Some(shown) => *shown = entry.pool.health(),
+                    None => drop(health.insert(category.clone(), entry.pool.health())),
+                }
+            }
+            *shown = ServiceGauge {
+                health,
                 ..page.usage.clone()
             };
-            (name, gauge)
-        })
+        }
     }
 
     fn remove(&mut self, service: &ServiceName) {

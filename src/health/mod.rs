@@ -1,9 +1,11 @@
 //! Standings, beats, samples → pools and states as latest values.
 //!
 //! `pool` is one pool's arithmetic, `book` all services with what was published of them,
-//! `stat` and `sample` what their processes use, `run` the second's tick.
+//! `stat` and `sample` what their processes use, `board` and `device` the board's sensors, `run` the second's tick.
 
+pub mod board;
 pub mod book;
+pub mod device;
 pub mod pool;
 pub mod run;
 pub mod sample;

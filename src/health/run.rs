@@ -16,7 +16,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::book::Book;
+use super::device::Device;
 use super::sample::{Sampler, Units};
+use crate::clock::now_ms;
 use crate::config;
 use crate::handoff::{Beat, HealthGauge, ServiceGauge, Standing};
 use crate::record::Record;
@@ -30,6 +32,18 @@ const BEATS: usize = 256;
 /// Serves until `standings` closes.
 pub async fn run(
     settings: &config::Health,
+    standings: mpsc::Receiver<Standing>,
+    beats: mpsc::Receiver<Beat>,
+    words: mpsc::Sender<Record>,
+    gauge: watch::Sender<HealthGauge>,
+) {
+    run_with_device(settings, None, standings, beats, words, gauge).await;
+}
+
+/// The same, and the board's sensors with the same tick.
+pub async fn run_with_device(
+    settings: &config::Health,
+    mut device: Option<Device>,
     mut standings: mpsc::Receiver<Standing>,
     mut beats: mpsc::Receiver<Beat>,
     words: mpsc::Sender<Record>,
@@ -43,7 +57,8 @@ pub async fn run(
     let mut lost_beats = false;
     let mut room: Option<Room> = None;
     loop {
-        if book.is_due() && room.is_none() {
+        let due = book.is_due() || device.as_ref().is_some_and(Device::is_due);
+        if due && room.is_none() {
             room = Some(Box::pin(words.clone().reserve_owned()));
         }
         tokio::select! {
@@ -64,7 +79,7 @@ pub async fn run(
             permit = has_room(&mut room) => {
                 room = None;
                 match permit {
-                    Ok(permit) => publish(&mut book, permit),
+                    Ok(permit) => publish(&mut book, &mut device, permit),
                     Err(_) => return,
                 }
             }
@@ -72,6 +87,9 @@ pub async fn run(
                 let now = now();
                 samplers.sample(now, &mut book, New::AndKnown);
                 book.tick(now);
+                if let Some(device) = &mut device {
+                    device.tick(now_ms());
+                }
                 publish_gauge(&book, &gauge);
             }
             _ = beats.recv_many(&mut some_beats, BEATS), if !beats.is_closed() || !beats.is_empty() => {
@@ -98,9 +116,10 @@ async fn has_room(room: &mut Option<Room>) -> Result<OwnedPermit<Record>, SendEr
     }
 }
 
-fn publish(book: &mut Book, permit: OwnedPermit<Record>) {
+fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Record>) {
     let mut gauges = Vec::new();
     book.changes(&mut gauges);
+    gauges.extend(device.as_mut().and_then(Device::take));
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
     }
@@ -116,11 +135,7 @@ async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
 }
 
 fn publish_gauge(book: &Book, gauge: &watch::Sender<HealthGauge>) {
-    gauge.send_modify(|gauge| {
-        gauge.services.clear();
-        let latest = book.gauges().map(|(name, gauge)| (name.clone(), gauge));
-        gauge.services.extend(latest);
-    });
+    gauge.send_modify(|gauge| book.show(&mut gauge.services));
 }
 
 fn now() -> std::time::Instant {

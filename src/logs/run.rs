@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::entry::{Assembler, Batch};
 use super::marker;
-use super::pace::Pace;
+use super::pace::{Next, Pace};
 use super::pipe::{Brought, Pipe};
 use super::tee::Tee;
 use crate::clock::{local_stamp, now_ms};
@@ -276,22 +276,13 @@ impl Task {
     /// blocks: their writer is gone.
     async fn drain(&mut self) -> Result<(), Closed> {
         let deadline = Instant::now() + DRAIN;
-        for side in [&mut self.stdout, &mut self.stderr] {
-            side.due = Some(deadline);
-        }
-        loop {
-            let now = Instant::now();
-            let mut busy = false;
+        let mut read = 1;
+        while read > 0 && Instant::now() < deadline {
+            read = 0;
             for side in [&mut self.stdout, &mut self.stderr] {
-                if side.due.is_some() && now < deadline {
-                    let mut batch = Batch::default();
-                    side.read(now, &mut batch);
-                    self.outlet.send(side.source, batch).await?;
-                    busy |= side.due.is_some();
-                }
-            }
-            if !busy {
-                break;
+                let mut batch = Batch::default();
+                read += side.read(Instant::now(), &mut batch);
+                self.outlet.send(side.source, batch).await?;
             }
             tokio::task::yield_now().await;
         }
@@ -320,42 +311,43 @@ impl Side {
                     self.pipe = None;
                     return;
                 }
-                let now = Instant::now();
-                self.pace.woke(now);
-                self.due = Some(now);
+                self.due = Some(Instant::now());
             }
             Some(_) | None => std::future::pending().await,
         }
     }
 
-    /// One read; sets when to read next.
-    fn read(&mut self, now: Instant, batch: &mut Batch) {
+    /// One read; sets when to read next. Returns how many bytes came.
+    fn read(&mut self, now: Instant, batch: &mut Batch) -> usize {
         let Some(pipe) = &mut self.pipe else {
-            self.due = None;
-            return;
+            return 0;
         };
-        match pipe.read(|bytes| self.assembler.push(bytes, batch)) {
-            Ok(Brought::Bytes(read)) => {
-                if read >= self.pace.capacity()
-                    && let Some(capacity) = pipe.enlarge()
-                {
-                    self.pace.enlarged(capacity);
-                }
-                self.due = Some(self.pace.step(now, read));
-            }
-            Ok(Brought::Empty) => self.due = None,
-            Ok(Brought::Eof) => self.close(batch),
+        let read = match pipe.read(|bytes| self.assembler.push(bytes, batch)) {
+            Ok(Brought::Bytes(read)) => read,
+            Ok(Brought::Empty) => 0,
+            Ok(Brought::Eof) => return self.close(batch),
             Err(failure) => {
                 warn!("cannot read {} any more: {failure}", self.source.as_str());
-                self.close(batch);
+                return self.close(batch);
             }
+        };
+        self.due = match self.pace.step(now, read) {
+            Next::At(due) => Some(due),
+            Next::WhenReadable => None,
+        };
+        if self.pace.is_cramped()
+            && let Some(capacity) = pipe.enlarge()
+        {
+            self.pace.enlarged(capacity);
         }
+        read
     }
 
-    fn close(&mut self, batch: &mut Batch) {
+    fn close(&mut self, batch: &mut Batch) -> usize {
         self.assembler.finish(batch);
         self.pipe = None;
         self.due = None;
+        0
     }
 }
 

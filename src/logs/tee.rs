@@ -79,8 +79,8 @@ impl Tee {
     }
 }
 
-/// The messages as text: a label before and a line end after each line, the pieces of a long
-/// line put together again.
+/// The messages as text: a label before and a line end after each line. The pieces of a long
+/// line are put together again as far as they came in one read: between two, others write.
 fn text(lines: &Lines, label: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(lines.chunk.len() + lines.spans.len() * (1 + label.len()));
     let mut begins = true;
@@ -100,6 +100,9 @@ fn text(lines: &Lines, label: &[u8]) -> Vec<u8> {
             begins = true;
         }
     }
+    if !begins {
+        text.push(b'\n');
+    }
     text
 }
 
@@ -113,4 +116,37 @@ fn write_all(waiting: &Receiver<Vec<u8>>, done: oneshot::Sender<()>) {
         }
     }
     let _ = done.send(());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Source, Span, Streams, Trim};
+    use bytes::Bytes;
+
+    #[test]
+    fn every_line_has_its_label_and_its_end() {
+        let span = |start, end, partial| Span {
+            start,
+            end,
+            partial,
+        };
+        let mut lines = Lines {
+            streams: Streams::new("lidar", Trim { max_len: 0 }),
+            source: Source::Stdout,
+            read_ms: 0,
+            chunk: Bytes::from_static(b"one\ntwo\nlong"),
+            spans: vec![
+                span(0, 3, false),
+                span(0, 7, false),
+                span(8, 10, true),
+                span(10, 12, false),
+            ],
+        };
+        assert_eq!(text(&lines, b""), b"one\none\ntwo\nlong\n");
+        let labelled = "l | one\nl | one\nl | two\nl | long\n";
+        assert_eq!(String::from_utf8_lossy(&text(&lines, b"l | ")), labelled);
+        lines.spans.pop();
+        assert!(text(&lines, b"").ends_with(b"two\nlo\n"));
+    }
 }

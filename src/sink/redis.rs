@@ -55,6 +55,8 @@ pub async fn connect(settings: &Redis, db: u32) -> Result<Box<dyn Wire>, Away> {
 }
 
 fn outage(settings: &Redis, reason: &str) -> Away {
+    // std appends ` (os error 111)` to the system's words.
+    let reason = reason.split(" (os error").next().unwrap_or(reason);
     Away {
         why: Why::Outage,
         text: format!("cannot reach Redis at {}: {reason}", settings.endpoint),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::fleet::{Ask, Fleet, Out};
 use super::machine::{self, Machine, Next, State};
 use crate::request::{Reply, RequestId};
-use crate::service::{RunId, ServiceId, Signal};
+use crate::service::{RunId, ServiceId, ServiceName, Signal};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
@@ -24,6 +24,8 @@ pub enum Goal {
 pub struct Asked {
     pub id: RequestId,
     pub goals: Vec<(ServiceId, Goal)>,
+    /// What the answer carries when all went well.
+    pub data: serde_json::Value,
 }
 
 /// How far one goal is.
@@ -46,7 +48,7 @@ impl Asked {
                 Progress::Missed(why) => return Some(Reply::refused(why)),
             }
         }
-        (!open).then(|| Reply::done(serde_json::Value::Null))
+        (!open).then(|| Reply::done(self.data.clone()))
     }
 }
 
@@ -78,7 +80,8 @@ impl Fleet {
             }
         };
         if wait {
-            self.asked.push(Asked { id, goals });
+            let data = serde_json::Value::Null;
+            self.asked.push(Asked { id, goals, data });
         } else {
             out.push(Out::Reply(id, Reply::done(serde_json::Value::Null)));
         }
@@ -127,9 +130,7 @@ impl Fleet {
     ) -> Vec<(ServiceId, Goal)> {
         self.start(targets, now, out);
         for id in targets {
-            if let Some(unit) = self.units.get_mut(id) {
-                unit.again = unit.machine.is_active();
-            }
+            self.begin_anew(*id, now, out);
         }
         self.goals(targets, |machine| Goal::Up {
             past: machine.run().number,
@@ -191,7 +192,8 @@ impl Fleet {
         let asked = std::mem::take(&mut self.asked);
         for request in asked {
             let reply = request.answer(|id, goal| match self.units.get(&id) {
-                Some(unit) => progress(&unit.machine, goal, now),
+                Some(unit) => self.progress(&unit.machine, goal, now),
+                None if goal == Goal::Down => Progress::Reached,
                 None => Progress::Missed("the service was removed".to_owned()),
             });
             match reply {
@@ -200,13 +202,45 @@ impl Fleet {
             }
         }
     }
+
+    fn progress(&self, machine: &Machine, goal: Goal, now: Instant) -> Progress {
+        match (goal, machine.state()) {
+            (Goal::Up { .. }, State::Waiting) => match self.stopped_requirement(machine) {
+                Some(by) => {
+                    let name = &machine.service().name;
+                    Progress::Missed(format!("{name} requires {by}, which is stopped"))
+                }
+                None => progress(machine, goal, now),
+            },
+            (_, _) => progress(machine, goal, now),
+        }
+    }
+
+    /// What somebody must start first.
+    fn stopped_requirement(&self, machine: &Machine) -> Option<ServiceName> {
+        self.others(&machine.service().requires)
+            .map(|unit| &unit.machine)
+            .find_map(|other| {
+                if other.wanted() {
+                    self.stopped_requirement(other)
+                } else {
+                    Some(other.service().name.clone())
+                }
+            })
+    }
 }
 
 /// The runs that count for "up": a present one that is not being ended, or else the next.
 pub fn past(machine: &Machine) -> u32 {
     let RunId { number, .. } = machine.run();
     match machine.state() {
-        State::Spawning | State::Starting { .. } | State::Up { .. } => number.saturating_sub(1),
+        State::Spawning
+        | State::Starting { .. }
+        | State::Up { .. }
+        | State::Dying {
+            next: Next::Done, ..
+        }
+        | State::Done => number.saturating_sub(1),
         State::Down
         | State::Waiting
         | State::Stopping { .. }
@@ -214,8 +248,7 @@ pub fn past(machine: &Machine) -> u32 {
         | State::Dying { .. }
         | State::BackingOff { .. }
         | State::Failed { .. }
-        | State::Blocked { .. }
-        | State::Done => number,
+        | State::Blocked { .. } => number,
     }
 }
 
@@ -249,7 +282,7 @@ fn up(machine: &Machine, own_run: bool, now: Instant) -> Progress {
         }
         State::BackingOff { until }
         | State::Dying {
-            next: Next::Restart { until },
+            next: Next::Restart { until, .. },
             ..
         } if own_run => retried(*until),
         State::Down

@@ -69,8 +69,19 @@ pub struct Unit {
     pub unhealthy: BTreeSet<String>,
     /// An ordered restart is under way.
     pub(super) again: bool,
+    pub presence: Presence,
     /// What was last told of it.
     told: Option<Told>,
+}
+
+/// Whether the configuration still names the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Stays,
+    /// A reload took it away: it goes once it is down.
+    Leaves,
+    /// It is down, that has been told, and nothing more will be.
+    Gone,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +150,7 @@ impl Fleet {
         fleet
     }
 
-    fn add(&mut self, service: &Arc<Service>) {
+    pub(super) fn add(&mut self, service: &Arc<Service>) -> ServiceId {
         let id = ServiceId(self.next_id);
         self.next_id += 1;
         self.names.insert(service.name.clone(), id);
@@ -148,12 +159,33 @@ impl Fleet {
             streams: Streams::new(&service.stream_name, service.trim),
             unhealthy: BTreeSet::new(),
             again: false,
+            presence: Presence::Stays,
             told: None,
         };
         self.units.insert(id, unit);
+        id
     }
 
-    fn sort(&mut self) {
+    pub(super) fn set_agent(&mut self, agent: &Agent) {
+        self.main = agent.main.clone();
+        self.shutdown_timeout = agent.shutdown_timeout;
+    }
+
+    /// Forgets what is gone.
+    pub(super) fn sweep(&mut self) {
+        if self
+            .units
+            .values()
+            .any(|unit| unit.presence == Presence::Gone)
+        {
+            self.units.retain(|_, unit| unit.presence != Presence::Gone);
+            let units = &self.units;
+            self.names.retain(|_, id| units.contains_key(id));
+            self.sort();
+        }
+    }
+
+    pub(super) fn sort(&mut self) {
         let ids: Vec<ServiceId> = self.units.keys().copied().collect();
         let services: Vec<&Service> = self
             .units
@@ -172,12 +204,16 @@ impl Fleet {
 
     /// In the order of the files.
     pub fn units(&self) -> impl Iterator<Item = &Unit> {
-        self.units.values()
+        self.units
+            .values()
+            .filter(|unit| unit.presence != Presence::Gone)
     }
 
     pub fn named(&self, name: &str) -> Option<&Unit> {
         let name = ServiceName::new(name).ok()?;
-        self.units.get(self.names.get(&name)?)
+        self.units
+            .get(self.names.get(&name)?)
+            .filter(|unit| unit.presence != Presence::Gone)
     }
 
     pub fn is_leaving(&self) -> bool {
@@ -207,6 +243,7 @@ impl Fleet {
         if self.phase == Phase::Ended {
             return;
         }
+        self.sweep();
         match input {
             Input::Of(id, input) => self.drive(id, now, input, out),
             Input::Verdict {
@@ -224,6 +261,11 @@ impl Fleet {
             Input::Shutdown => self.shut_down(now),
             Input::Time => self.time(now, out),
         }
+        self.after(now, out);
+    }
+
+    /// What follows from any change.
+    pub(super) fn after(&mut self, now: Instant, out: &mut Vec<Out>) {
         self.settle(now, out);
         self.tell(out);
         self.answer(now, out);
@@ -248,15 +290,24 @@ impl Fleet {
             .any(|action| matches!(action, machine::Out::Spawn(_)))
         {
             unit.unhealthy.clear();
+            let service = unit.machine.service();
+            let streams = &unit.streams;
+            if **streams.name() != *service.stream_name || streams.trim != service.trim {
+                unit.streams = Streams::new(&service.stream_name, service.trim);
+            }
         }
-        if !unit.machine.is_active() {
+        if unit.again && !unit.machine.is_active() {
             unit.again = false;
+            // It may have ended by itself before its turn to be halted had come.
+            if unit.machine.wanted() {
+                unit.machine.step(now, machine::Input::Start, &mut own);
+            }
         }
         out.extend(own.into_iter().map(|action| Out::Of(id, action)));
     }
 
     /// Moves until there is none left.
-    pub(super) fn settle(&mut self, now: Instant, out: &mut Vec<Out>) {
+    fn settle(&mut self, now: Instant, out: &mut Vec<Out>) {
         // Every move brings its unit a step nearer to rest; the bound only turns a mistake
         // in that reasoning into a late move instead of an endless loop.
         for _ in 0..=8 * self.units.len() {
@@ -375,7 +426,10 @@ impl Fleet {
                 restarts: machine.restarts(),
                 exit: machine.exit(),
             };
-            if unit.told.as_ref() != Some(&now) {
+            if unit.presence == Presence::Leaves && !machine.is_active() {
+                unit.presence = Presence::Gone;
+                out.push(Out::Standing(*id));
+            } else if unit.told.as_ref() != Some(&now) {
                 unit.told = Some(now);
                 out.push(Out::Standing(*id));
             }

@@ -94,6 +94,7 @@ pub enum Next {
     AsWanted,
     Restart {
         until: Instant,
+        delay_ms: u64,
     },
     Fail {
         reason: String,
@@ -375,7 +376,8 @@ impl Machine {
             | Input::Drained { .. }
             | Input::Ready { .. } => {}
             Input::Sick { what } => {
-                if matches!(self.state, State::Starting { .. } | State::Up { .. }) {
+                // Who is to end anyway ends in its turn.
+                if self.want && matches!(self.state, State::Starting { .. } | State::Up { .. }) {
                     self.halt(now, Why::Sick(what), out);
                 }
             }
@@ -583,7 +585,7 @@ impl Machine {
         self.ended(now, exit, end.filter(|_| self.want), left, out);
     }
 
-    /// Decides what follows, says it, and waits for the rest of the run. `end` is `None`
+    /// Decides what follows, and waits for the rest of the run. `end` is `None`
     /// where the end was ordered: then nothing is held against the service.
     fn ended(
         &mut self,
@@ -605,14 +607,9 @@ impl Machine {
             Some(Verdict::Done) => Next::Done,
             Some(Verdict::Again { until }) => {
                 let delay_ms = until.saturating_duration_since(now).as_millis() as u64;
-                out.push(Out::Say(StatusEvent::Restart { delay_ms }));
-                Next::Restart { until }
+                Next::Restart { until, delay_ms }
             }
-            Some(Verdict::Failed { reason }) => {
-                let said = reason.clone();
-                out.push(Out::Say(StatusEvent::Failed { reason: said }));
-                Next::Fail { reason }
-            }
+            Some(Verdict::Failed { reason }) => Next::Fail { reason },
         };
         self.state = State::Dying {
             exit,
@@ -639,15 +636,27 @@ impl Machine {
             }
             out.push(Out::Overdue(*left));
         }
+        // The run's last word; what follows is no part of it.
         out.push(Out::Closed(*exit));
         self.state = match (next, self.want) {
             (_, false) => State::Down,
             (Next::AsWanted, true) => State::Waiting,
-            (Next::Restart { until }, true) if *until <= now => State::Waiting,
-            (Next::Restart { until }, true) => State::BackingOff { until: *until },
-            (Next::Fail { reason }, true) => State::Failed {
-                reason: reason.clone(),
-            },
+            (Next::Restart { until, delay_ms }, true) => {
+                let delay_ms = *delay_ms;
+                out.push(Out::Say(StatusEvent::Restart { delay_ms }));
+                if *until <= now {
+                    State::Waiting
+                } else {
+                    State::BackingOff { until: *until }
+                }
+            }
+            (Next::Fail { reason }, true) => {
+                let reason = reason.clone();
+                out.push(Out::Say(StatusEvent::Failed {
+                    reason: reason.clone(),
+                }));
+                State::Failed { reason }
+            }
             (Next::Done, true) => State::Done,
         };
     }

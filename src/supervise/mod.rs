@@ -47,6 +47,7 @@ mod lane;
 pub mod machine;
 mod notify;
 mod order;
+mod plan;
 pub mod policy;
 pub mod reap;
 mod rules;

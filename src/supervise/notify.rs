@@ -89,6 +89,15 @@ impl Notify {
         self.send(&message);
     }
 
+    /// A reload begins, and is over with the next `READY=1`: `Type=notify-reload` of
+    /// systemd.service(5).
+    pub fn reloading(&mut self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let usec = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={usec}\n"));
+        self.ready = false;
+    }
+
     fn send(&self, message: &str) {
         if let Some((socket, address)) = &self.manager
             && !message.is_empty()

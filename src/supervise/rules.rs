@@ -65,7 +65,7 @@ impl Fleet {
         }
     }
 
-    fn others<'a>(&'a self, names: &'a [ServiceName]) -> impl Iterator<Item = &'a Unit> {
+    pub(super) fn others<'a>(&'a self, names: &'a [ServiceName]) -> impl Iterator<Item = &'a Unit> {
         names
             .iter()
             .filter_map(|name| self.units.get(self.names.get(name)?))
@@ -80,10 +80,24 @@ impl Fleet {
         })
     }
 
+    /// The failed service that this one cannot be without. What is done and over does not
+    /// fail any more, but hands on the failure of what it needed.
     pub(super) fn failed_requirement(&self, machine: &Machine) -> Option<ServiceName> {
         self.others(&machine.service().requires)
-            .find(|unit| unit.machine.has_failed())
-            .map(|unit| unit.machine.service().name.clone())
+            .map(|unit| &unit.machine)
+            .find_map(|other| match other.state() {
+                State::Failed { .. } | State::Blocked { .. } => Some(other.service().name.clone()),
+                State::Done => self.failed_requirement(other),
+                State::Down
+                | State::Waiting
+                | State::Spawning
+                | State::Starting { .. }
+                | State::Up { .. }
+                | State::Stopping { .. }
+                | State::Killing { .. }
+                | State::Dying { .. }
+                | State::BackingOff { .. } => None,
+            })
     }
 
     /// What must go down: see `mod.rs`.
@@ -109,25 +123,20 @@ impl Fleet {
         doomed
     }
 
-    /// What waits for something required that is not about to come: nobody who is merely
-    /// after it waits with it.
+    /// What is neither there nor about to come, and what requires such: nobody who is
+    /// merely after it waits for it.
     fn stuck(&self) -> HashSet<ServiceId> {
         let mut stuck = HashSet::new();
         for id in &self.order {
             let Some(unit) = self.units.get(id) else {
                 continue;
             };
-            let held = unit.machine.service().requires.iter().any(|name| {
-                let Some(other) = self.names.get(name) else {
-                    return false;
-                };
-                let rests = self
-                    .units
-                    .get(other)
-                    .is_some_and(|unit| !unit.machine.is_coming());
-                rests && !self.is_there(*other) || stuck.contains(other)
+            let machine = &unit.machine;
+            let held = machine.service().requires.iter().any(|name| {
+                let other = self.names.get(name);
+                other.is_some_and(|other| stuck.contains(other))
             });
-            if *unit.machine.state() == State::Waiting && held {
+            if held || !machine.is_coming() && !self.is_there(*id) {
                 stuck.insert(*id);
             }
         }
@@ -150,11 +159,11 @@ impl Fleet {
         let service = machine.service();
         ids(&service.requires).iter().all(|id| self.is_there(*id))
             && ids(&service.after).iter().all(|id| {
-                let coming = self
-                    .units
-                    .get(id)
-                    .is_some_and(|unit| unit.machine.is_coming());
-                !coming || stuck.contains(id)
+                let machine = self.units.get(id).map(|unit| &unit.machine);
+                machine.is_none_or(|machine| {
+                    let hopeless = *machine.state() == State::Waiting && stuck.contains(id);
+                    hopeless || !machine.is_coming()
+                })
             })
     }
 }

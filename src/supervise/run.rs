@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use super::fleet::{self, Ask, Fleet};
+use super::fleet::{self, Ask, Fleet, Presence};
 use super::lane::Lane;
 use super::machine;
 use super::notify::Notify;
 use super::reap::{Order, Orders};
 use super::status::{self, Own, Question};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Agent, Config};
 use crate::event::{AgentSignal, Event};
 use crate::handoff::{Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee};
 use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
@@ -44,7 +44,11 @@ pub struct Hands {
     pub replies: mpsc::Sender<(RequestId, Reply)>,
     pub sink: watch::Receiver<SinkGauge>,
     pub health: watch::Receiver<HealthGauge>,
+    pub reload: Load,
 }
+
+/// Reads the configuration anew; the error is what `agent check` would say.
+pub type Load = Box<dyn FnMut() -> Result<Config, String>>;
 
 /// Supervises until everything is over.
 ///
@@ -63,6 +67,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         replies,
         sink,
         health,
+        reload,
     } = hands;
     let mut shell = Shell {
         manner,
@@ -83,6 +88,8 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         replies: Lane::new(replies),
         sink,
         health,
+        reload,
+        config,
         notify: Notify::from_environment(),
         since: HashMap::new(),
     };
@@ -132,6 +139,9 @@ struct Shell {
     replies: Lane<(RequestId, Reply)>,
     sink: watch::Receiver<SinkGauge>,
     health: watch::Receiver<HealthGauge>,
+    reload: Load,
+    /// What is in force; of a reload, only the parts that a running agent can take.
+    config: Config,
     notify: Notify,
     tee: Tee,
     own: Own,
@@ -184,10 +194,7 @@ impl Shell {
                 fleet::Input::Shutdown
             }
             Event::Signal(AgentSignal::Forward(signal)) => return self.forward(signal),
-            Event::Signal(AgentSignal::Reload) => {
-                warn!("reload is not possible yet");
-                return None;
-            }
+            Event::Signal(AgentSignal::Reload) => return self.reload(None),
         };
         self.step(input)
     }
@@ -237,7 +244,17 @@ impl Shell {
                     .send((id, Reply::done(serde_json::Value::Null)));
                 return self.hear(Event::Signal(AgentSignal::Shutdown));
             }
-            Request::Reload { .. } => Reply::refused("reload is not possible yet"),
+            Request::Reload { dry_run: true, .. } => match (self.reload)() {
+                Ok(new) => Reply::done(self.plan(&new)),
+                Err(why) => Reply::refused(why),
+            },
+            Request::Reload { wait: true, .. } => return self.reload(Some(id)),
+            Request::Reload { wait: false, .. } => {
+                let over = self.reload(None);
+                self.replies
+                    .send((id, Reply::done(serde_json::Value::Null)));
+                return over;
+            }
             Request::Status { services } => {
                 let sink = self.sink.borrow();
                 let health = self.health.borrow();
@@ -264,9 +281,63 @@ impl Shell {
         None
     }
 
+    /// A configuration with an error changes nothing.
+    fn reload(&mut self, asked: Option<RequestId>) -> Option<i32> {
+        let new = match (self.reload)() {
+            Ok(new) => new,
+            Err(why) => {
+                error!("the configuration was not reloaded: {why}");
+                if let Some(id) = asked {
+                    self.replies.send((id, Reply::refused(why)));
+                }
+                return None;
+            }
+        };
+        let plan = self.plan(&new);
+        info!("reloading the configuration: {plan}");
+        self.notify.reloading();
+        let asked = asked.map(|id| (id, plan));
+        let mut out = Vec::new();
+        self.fleet
+            .reload(&new.agent, &new.services, asked, Instant::now(), &mut out);
+        self.config.services = new.services;
+        self.config.agent.main = new.agent.main;
+        self.config.agent.shutdown_timeout = new.agent.shutdown_timeout;
+        self.carry_out(out)
+    }
+
+    /// What a reload changes, and what it cannot change while the agent runs.
+    fn plan(&self, new: &Config) -> serde_json::Value {
+        let old = &self.config;
+        let mut later = Vec::new();
+        let live = Agent {
+            main: new.agent.main.clone(),
+            shutdown_timeout: new.agent.shutdown_timeout,
+            ..old.agent.clone()
+        };
+        for (differs, table) in [
+            (live != new.agent, "agent"),
+            (old.redis != new.redis, "redis"),
+            (old.spool != new.spool, "spool"),
+            (old.health != new.health, "health"),
+        ] {
+            if differs {
+                later.push(table);
+            }
+        }
+        let mut plan = serde_json::json!(self.fleet.plan(&new.services));
+        plan["after_agent_restart"] = later.into();
+        plan
+    }
+
     fn step(&mut self, input: fleet::Input) -> Option<i32> {
         let mut out = Vec::new();
         self.fleet.step(Instant::now(), input, &mut out);
+        self.carry_out(out)
+    }
+
+    /// The exit code, once all is over.
+    fn carry_out(&mut self, out: Vec<fleet::Out>) -> Option<i32> {
         let mut code = None;
         for action in out {
             match action {
@@ -375,7 +446,7 @@ impl Shell {
             exit: machine.exit().map(Exit::code),
             since_ms,
             pools: machine.service().pools.clone(),
-            removed: false,
+            removed: unit.presence == Presence::Gone,
         };
         // Only the latest of each service is worth telling.
         self.standings

@@ -151,6 +151,8 @@ pub fn alive(pid: i32) -> bool {
 
 /// The driver's life, in the process that the tests start.
 pub fn drive(services: &str) {
+    // The test harness has begun a line.
+    println!();
     let config = config_from(&serde_json::from_str(services).expect("the test's own JSON"));
     let (orders, reaper) = reap::channel().expect("descriptors");
     let (inbox, events) = tokio::sync::mpsc::channel(64);
@@ -201,6 +203,12 @@ fn supervise(
         replies,
         sink,
         health,
+        reload: Box::new(|| {
+            let path = std::env::var("SUPERVISE_RELOAD").map_err(|e| e.to_string())?;
+            let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+            let json = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+            Ok(config_from(&json))
+        }),
     };
     read_requests(inbox.clone());
     let drain = inbox.clone();

@@ -1,8 +1,6 @@
 //! The real binary, run in a scratch folder of its own.
 
-use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
@@ -45,7 +43,7 @@ impl Agent {
             .args(["run", "--config"])
             .arg(config)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(log);
         die_with_parent(&mut command);
         let child = command.spawn().expect("the agent starts");
@@ -119,15 +117,6 @@ impl Agent {
         self.signal(libc::SIGTERM);
         self.wait()
     }
-
-    /// What it printed; after its end.
-    pub fn stdout(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(mut stdout) = self.child.stdout.take() {
-            let _ = stdout.read_to_string(&mut text);
-        }
-        text
-    }
 }
 
 impl Drop for Agent {
@@ -148,14 +137,6 @@ pub fn die_with_parent(command: &mut Command) {
             Ok(())
         });
     }
-}
-
-/// A shell script in the folder, as a service's executable.
-pub fn script(folder: &Scratch, name: &str, text: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let path = folder.file(name, &format!("#!/bin/sh\n{text}\n"));
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
-    path
 }
 
 /// Whether a process lives (zombies do not).

@@ -1,0 +1,23 @@
+//! core file → report of a crash.
+//!
+//! Pure files think about bytes; `images` finds and maps files, `examine` puts one analysis together.
+
+pub mod analysis;
+pub mod core;
+pub mod core_write;
+pub mod elf;
+pub mod examine;
+pub mod files;
+pub mod fingerprint;
+pub mod frames;
+pub mod images;
+pub mod le;
+pub mod machine;
+pub mod memory;
+pub mod modules;
+pub mod report;
+pub mod signals;
+pub mod symbols;
+pub mod text;
+pub mod unwind;
+pub mod values;

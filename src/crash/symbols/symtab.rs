@@ -1,0 +1,212 @@
+//! ELF symbol tables, link-time address → the function symbol there.
+//!
+//! Searched, not sorted: a report asks for few addresses, and a copy of a big program's table would cost more memory
+//! than everything else. Answers are remembered by the caller.
+
+use crate::crash::elf::Elf;
+use crate::crash::le;
+
+const SYMBOL_SIZE: usize = 24;
+const STT_NOTYPE: u8 = 0;
+const STT_FUNC: u8 = 2;
+const STT_GNU_IFUNC: u8 = 10;
+/// A symbol without a size (hand-written assembly) is believed for code this far behind it.
+const MAX_SIZELESS: u64 = 64 << 10;
+
+/// One table with its strings.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    symbols: &'a [u8],
+    strings: &'a [u8],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    pub name: &'a [u8],
+    pub address: u64,
+    pub size: u64,
+}
+
+/// The tables of a file: `.symtab`, `.dynsym`, or what the dynamic section tells of an image without sections.
+pub fn tables<'a>(elf: &Elf<'a>) -> Vec<Table<'a>> {
+    let by_name = |name: &[u8]| {
+        let section = elf.section(name)?;
+        let strings = elf.sections.get(section.link as usize)?;
+        Some(Table {
+            symbols: elf.raw_section(section)?,
+            strings: elf.raw_section(strings)?,
+        })
+    };
+    let mut tables: Vec<Table<'a>> = [&b".symtab"[..], b".dynsym"]
+        .into_iter()
+        .filter_map(by_name)
+        .collect();
+    if tables.is_empty() {
+        tables.extend(dynamic_table(elf));
+    }
+    tables
+}
+
+/// Without section headers the table's end is unknown; the string table is usually laid out right behind it.
+fn dynamic_table<'a>(elf: &Elf<'a>) -> Option<Table<'a>> {
+    const DT_STRTAB: u64 = 5;
+    const DT_SYMTAB: u64 = 6;
+    const DT_STRSZ: u64 = 10;
+    let dynamic = elf.segments_of(crate::crash::elf::PT_DYNAMIC).next()?;
+    let bytes = elf.segment_bytes(dynamic);
+    let value = |tag: u64| {
+        let entry = bytes
+            .chunks_exact(16)
+            .find(|e| le::u64_at(e, 0) == Some(tag))?;
+        le::u64_at(entry, 8)
+    };
+    // In an image taken from memory the linker has added the load bias to these.
+    let at = |address: u64| {
+        let lowest = elf
+            .segments_of(crate::crash::elf::PT_LOAD)
+            .map(|s| s.address)
+            .min()?;
+        elf.at_address(address)
+            .or_else(|| elf.at_address(lowest + (address & 0xff_ffff)))
+    };
+    let (symbols, strings) = (value(DT_SYMTAB)?, value(DT_STRTAB)?);
+    let strings_size = usize::try_from(value(DT_STRSZ)?).ok()?;
+    let symbol_bytes = at(symbols)?;
+    let end = usize::try_from(strings.checked_sub(symbols)?)
+        .ok()?
+        .min(symbol_bytes.len());
+    let string_bytes = at(strings)?;
+    Some(Table {
+        symbols: symbol_bytes.get(..end)?,
+        strings: string_bytes.get(..strings_size.min(string_bytes.len()))?,
+    })
+}
+
+/// The best function symbol for an address, over several tables.
+pub fn find<'a>(tables: &[Table<'a>], address: u64) -> Option<Symbol<'a>> {
+    let mut best: Option<(Rank, Symbol<'a>)> = None;
+    for table in tables {
+        for entry in table.symbols.as_chunks::<SYMBOL_SIZE>().0 {
+            let Some((rank, name_at, start, size)) = candidate(entry, address) else {
+                continue;
+            };
+            if best.as_ref().is_some_and(|(known, _)| *known >= rank) {
+                continue;
+            }
+            let Some(name) = le::c_string(table.strings, name_at).filter(|n| is_function_name(n))
+            else {
+                continue;
+            };
+            best = Some((
+                rank,
+                Symbol {
+                    name,
+                    address: start,
+                    size,
+                },
+            ));
+        }
+    }
+    best.map(|(_, symbol)| symbol)
+}
+
+/// The address of a variable or function by name.
+pub fn by_name<'a>(tables: &[Table<'a>], name: &'a [u8]) -> Option<Symbol<'a>> {
+    tables.iter().find_map(|table| {
+        table
+            .symbols
+            .as_chunks::<SYMBOL_SIZE>()
+            .0
+            .iter()
+            .find_map(|entry| {
+                let strings = table.strings.get(le::u32_at(entry, 0)? as usize..)?;
+                let rest = strings.strip_prefix(name)?;
+                let address = le::u64_at(entry, 8)?;
+                let matches = matches!(rest.first(), Some(0 | b'@')) && le::u16_at(entry, 6)? != 0;
+                matches.then_some(Symbol {
+                    name,
+                    address,
+                    size: le::u64_at(entry, 16)?,
+                })
+            })
+    })
+}
+
+/// Symbols that contain the address beat those before it; then the nearer start, functions, global names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    contains: bool,
+    start: u64,
+    function: bool,
+    binding: u8,
+}
+
+fn candidate(entry: &[u8; SYMBOL_SIZE], address: u64) -> Option<(Rank, usize, u64, u64)> {
+    let (start, size) = (le::u64_at(entry, 8)?, le::u64_at(entry, 16)?);
+    if start > address || start == 0 || le::u16_at(entry, 6)? == 0 {
+        return None;
+    }
+    let contains = address - start < size;
+    if !contains && (size != 0 || address - start > MAX_SIZELESS) {
+        return None;
+    }
+    let kind = entry[4] & 0xf;
+    if !matches!(kind, STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC) {
+        return None;
+    }
+    let binding = match entry[4] >> 4 {
+        1 => 2,
+        2 => 1,
+        _ => 0,
+    };
+    let rank = Rank {
+        contains,
+        start,
+        function: kind != STT_NOTYPE,
+        binding,
+    };
+    Some((rank, le::u32_at(entry, 0)? as usize, start, size))
+}
+
+/// `$x` and `$d` mark code and data on aarch64; they are no functions.
+fn is_function_name(name: &[u8]) -> bool {
+    !name.is_empty() && !matches!(name, [b'$', b'x' | b'd', ..]) && !name.starts_with(b".L")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn symbol(name: u32, info: u8, address: u64, size: u64) -> Vec<u8> {
+        let mut bytes = name.to_le_bytes().to_vec();
+        bytes.extend([info, 0, 1, 0]);
+        bytes.extend(address.to_le_bytes());
+        bytes.extend(size.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn the_containing_function_wins() {
+        let strings = b"\0outer\0inner\0label\0$x\0";
+        let symbols: Vec<u8> = [
+            symbol(1, 0x12, 0x1000, 0x100),
+            symbol(7, 0x02, 0x1040, 0x10),
+            symbol(13, 0x00, 0x2000, 0),
+            symbol(19, 0x00, 0x2004, 0),
+        ]
+        .concat();
+        let tables = [Table {
+            symbols: &symbols,
+            strings,
+        }];
+        let name = |address| find(&tables, address).map(|s| s.name);
+        assert_eq!(name(0x1000), Some(&b"outer"[..]));
+        assert_eq!(name(0x1044), Some(&b"inner"[..]));
+        assert_eq!(name(0x1050), Some(&b"outer"[..]));
+        assert_eq!(name(0x1100), None);
+        assert_eq!(name(0x2008), Some(&b"label"[..]));
+        assert_eq!(name(0x9_0000), None);
+        assert_eq!(by_name(&tables, b"inner").map(|s| s.address), Some(0x1040));
+        assert_eq!(by_name(&tables, b"inne"), None);
+    }
+}

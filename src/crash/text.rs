@@ -1,0 +1,283 @@
+//! report → text for people.
+//!
+//! Each frame is one line that begins with `#`, in the form that gdb made familiar; everything else begins
+//! otherwise, so that a filter for `#` still gives the bare backtrace.
+
+use crate::crash::report::{Frame, Kind, Report, Symbols, Thread, Trust, Variable};
+use crate::crash::signals;
+use std::fmt::Write as _;
+
+/// Longest argument list on a frame's line.
+const MAX_ARGUMENTS: usize = 240;
+
+/// The whole text form. Begins `Backtrace for `.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    heading(&mut out, report);
+    for (position, thread) in report.threads.iter().enumerate() {
+        if position > 0 || report.threads.len() > 1 {
+            thread_heading(&mut out, thread);
+        }
+        frames(&mut out, thread);
+    }
+    if let Some(crashed) = report
+        .threads
+        .first()
+        .filter(|t| t.crashed && !t.registers.is_empty())
+    {
+        registers(&mut out, crashed);
+    }
+    modules(&mut out, report);
+    out
+}
+
+/// Only the crashed thread's frame lines: what a log line can hold.
+pub fn render_short(report: &Report) -> String {
+    let mut out = String::new();
+    heading(&mut out, report);
+    if let Some(thread) = report.threads.first() {
+        frames(&mut out, thread);
+    }
+    out
+}
+
+fn heading(out: &mut String, report: &Report) {
+    let what = report
+        .service
+        .as_deref()
+        .or(report.executable.as_deref())
+        .unwrap_or("a process");
+    let _ = write!(out, "Backtrace for {what}");
+    if let Some(pid) = report.pid {
+        let _ = write!(out, ", pid {pid}");
+    }
+    match report.kind {
+        Kind::Crash => {}
+        Kind::Hang => out.push_str(", which hung"),
+        Kind::Stacks => out.push_str(", running"),
+    }
+    if let Some(time) = &report.time {
+        let _ = write!(out, ", {time}");
+    }
+    out.push('\n');
+    if let Some(signal) = &report.signal {
+        let _ = write!(out, "{}", signal.name);
+        if let Some(meaning) = signals::meaning(signal.number) {
+            let _ = write!(out, " ({meaning})");
+        }
+        for detail in [&signal.code, &signal.address].into_iter().flatten() {
+            let _ = write!(
+                out,
+                " {}{detail}",
+                if detail.starts_with("0x") { "at " } else { "" }
+            );
+        }
+        if let Some(sender) = signal.sender {
+            let _ = write!(out, " from pid {sender}");
+        }
+        out.push('\n');
+    }
+    if let Some(message) = &report.abort_message {
+        let _ = writeln!(out, "Message: {}", one_line(message));
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "Note: {}", one_line(note));
+    }
+}
+
+fn thread_heading(out: &mut String, thread: &Thread) {
+    let _ = write!(out, "\nThread {}", thread.tid);
+    if let Some(name) = &thread.name {
+        let _ = write!(out, " \"{}\"", one_line(name));
+    }
+    out.push_str(if thread.crashed {
+        " (crashed):\n"
+    } else {
+        ":\n"
+    });
+}
+
+fn frames(out: &mut String, thread: &Thread) {
+    let mut expected = 0;
+    for frame in &thread.frames {
+        if frame.index > expected
+            && let Some(omitted) = thread.omitted_frames
+        {
+            let _ = writeln!(out, "    ... {omitted} frames omitted ...");
+        }
+        expected = frame.index + 1;
+        let _ = writeln!(out, "{}", frame_line(frame));
+        for local in &frame.locals {
+            let _ = writeln!(out, "        {} = {}", local.name, one_line(&local.value));
+        }
+    }
+    if let Some(note) = &thread.note {
+        let _ = writeln!(out, "    ({note})");
+    }
+}
+
+/// `#3  0x… in function (a=1) at file.c:8`; the address is left out where the line alone tells the place.
+pub fn frame_line(frame: &Frame) -> String {
+    let mut line = format!("#{:<3}", frame.index);
+    let exact = frame.inlined || frame.index == 0 || frame.trust == Trust::Context;
+    if frame.function.as_deref() == Some(SIGNAL_HANDLER) {
+        line.push_str(SIGNAL_HANDLER);
+        return line;
+    }
+    if !(exact && frame.line.is_some()) {
+        let _ = write!(line, "{} in ", frame.address);
+    }
+    line.push_str(frame.function.as_deref().unwrap_or("??"));
+    if frame.function.is_some() {
+        let _ = write!(line, " ({})", arguments(&frame.arguments));
+    }
+    match (&frame.file, frame.line) {
+        (Some(file), Some(number)) => {
+            let _ = write!(line, " at {file}:{number}");
+        }
+        _ => {
+            if let Some(module) = &frame.module {
+                let _ = write!(line, " from {module}");
+                if let Some(offset) = frame
+                    .module_offset
+                    .as_ref()
+                    .filter(|_| frame.function.is_none())
+                {
+                    let _ = write!(line, "+{offset}");
+                }
+            }
+        }
+    }
+    if frame.trust == Trust::Scan {
+        line.push_str("  [guess]");
+    }
+    one_line(&line)
+}
+
+/// What stands for a function where the kernel put a signal handler's frame.
+pub const SIGNAL_HANDLER: &str = "<signal handler called>";
+
+fn arguments(arguments: &[Variable]) -> String {
+    let mut text = String::new();
+    for (index, argument) in arguments.iter().enumerate() {
+        let separator = if index > 0 { ", " } else { "" };
+        let piece = format!("{separator}{}={}", argument.name, argument.value);
+        if text.len() + piece.len() > MAX_ARGUMENTS {
+            let _ = write!(text, "{separator}{}=…", argument.name);
+            continue;
+        }
+        text.push_str(&piece);
+    }
+    text
+}
+
+fn registers(out: &mut String, thread: &Thread) {
+    out.push_str("\nRegisters:\n");
+    let shown: Vec<String> = thread
+        .registers
+        .iter()
+        .map(|(name, value)| format!("{name:>6} {:<18}", value.as_str().unwrap_or_default()))
+        .collect();
+    for row in shown.chunks(4) {
+        let _ = writeln!(out, "{}", row.join(" ").trim_end());
+    }
+}
+
+fn modules(out: &mut String, report: &Report) {
+    if report.modules.is_empty() {
+        return;
+    }
+    out.push_str("\nModules:\n");
+    for module in &report.modules {
+        let symbols = match module.symbols {
+            Symbols::Dwarf => "dwarf",
+            Symbols::Symtab => "symtab",
+            Symbols::None => "none",
+        };
+        let _ = write!(
+            out,
+            "  {:<18} {symbols:<6} {}",
+            module.base,
+            one_line(&module.path)
+        );
+        if let Some(id) = &module.build_id {
+            let _ = write!(out, " {id}");
+        }
+        if let Some(note) = &module.note {
+            let _ = write!(out, " ({})", one_line(note));
+        }
+        out.push('\n');
+    }
+}
+
+/// Names and values come from the crashed process: a line break in them must not look like a frame.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(index: usize, function: Option<&str>) -> Frame {
+        Frame {
+            index,
+            address: "0x00007f0000001234".into(),
+            module: Some("libfoo.so".into()),
+            module_offset: Some("0x1234".into()),
+            function: function.map(str::to_owned),
+            trust: Trust::Cfi,
+            ..Frame::default()
+        }
+    }
+
+    #[test]
+    fn lines_have_the_form_of_the_contract() {
+        let mut known = frame(0, Some("lidar::scan::Ring::push"));
+        known.file = Some("/src/scan.rs".into());
+        known.line = Some(88);
+        known.arguments = vec![Variable {
+            name: "self".into(),
+            type_name: None,
+            value: "…".into(),
+        }];
+        assert_eq!(
+            frame_line(&known),
+            "#0  lidar::scan::Ring::push (self=…) at /src/scan.rs:88"
+        );
+        known.index = 12;
+        assert_eq!(
+            frame_line(&known),
+            "#12 0x00007f0000001234 in lidar::scan::Ring::push (self=…) at /src/scan.rs:88"
+        );
+        assert_eq!(
+            frame_line(&frame(4, None)),
+            "#4  0x00007f0000001234 in ?? from libfoo.so+0x1234"
+        );
+        assert_eq!(
+            frame_line(&frame(5, Some("abort"))),
+            "#5  0x00007f0000001234 in abort () from libfoo.so"
+        );
+        assert_eq!(
+            frame_line(&frame(2, Some(SIGNAL_HANDLER))),
+            "#2  <signal handler called>"
+        );
+    }
+
+    #[test]
+    fn nothing_from_the_process_can_fake_a_frame() {
+        let mut report = Report {
+            threads: vec![Thread {
+                frames: vec![frame(0, Some("f\n#1  fake"))],
+                ..Thread::default()
+            }],
+            ..Report::default()
+        };
+        report.abort_message = Some("x\n#7  fake".into());
+        let text = render(&report);
+        assert!(text.starts_with("Backtrace for "));
+        assert_eq!(text.lines().filter(|l| l.starts_with('#')).count(), 1);
+    }
+}

@@ -1,0 +1,360 @@
+//! crashing programs → a table of how the reports compare with gdb's backtraces.
+//!
+//! Builds every program of `tests/crash/cases.txt` with the compilers that are there, lets it crash, and compares
+//! function, file and line of every frame of every thread with gdb. Run it with
+//!
+//! ```text
+//! cargo test --test crash_corpus -- --ignored --nocapture      # all; CASES=c-null,rs- for some
+//! ```
+//!
+//! Needs gdb with Python. Cores are the kernel's where `core_pattern` is a plain file name, else gdb makes them. A case
+//! whose compiler is absent is skipped with a message. The ordinary run covers a few cases only.
+
+use jettison_agent::crash::examine;
+use jettison_agent::crash::report::{Report, Thread};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[path = "crash/lab.rs"]
+mod lab;
+use lab::{crash, present, sources};
+
+struct Case {
+    name: String,
+    needs: Vec<String>,
+    build: String,
+    run: String,
+    options: examine::Options,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Frame {
+    function: String,
+    file: String,
+    line: u32,
+    kind: String,
+}
+
+/// Frames of one program, by what became of them.
+#[derive(Default)]
+struct Score {
+    equal: usize,
+    reasons: BTreeMap<&'static str, usize>,
+    details: Vec<String>,
+}
+
+fn cases() -> Vec<Case> {
+    let table = std::fs::read_to_string(sources().join("cases.txt")).unwrap();
+    let lines = table
+        .lines()
+        .filter(|l| !l.starts_with('#') && !l.trim().is_empty());
+    lines
+        .map(|line| {
+            // A single bar stands between fields only with a blank on each side and no further pipe in the build.
+            let fields: Vec<&str> = line.splitn(3, " | ").collect();
+            let rest: Vec<&str> = fields[2].split(" | ").collect();
+            let run_at = rest
+                .iter()
+                .position(|f| {
+                    f.contains("./prog")
+                        && !f.contains("-o prog -")
+                        && !f.contains("$SRC/modes.c -o prog &&")
+                })
+                .unwrap_or(1);
+            let run_at = run_at.max(1);
+            Case {
+                name: fields[0].trim().to_owned(),
+                needs: fields[1].split_whitespace().map(str::to_owned).collect(),
+                build: rest[..run_at].join(" | "),
+                run: rest[run_at].trim().to_owned(),
+                options: options(rest.get(run_at + 1).unwrap_or(&"")),
+            }
+        })
+        .collect()
+}
+
+fn options(text: &str) -> examine::Options {
+    let mut options = examine::Options::default();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    for pair in words.chunks(2) {
+        match pair {
+            ["--executable", path] => options.executable = Some(path.into()),
+            ["--debug-dir", path] => options.debug_dirs.push(path.into()),
+            other => panic!("unknown option {other:?}"),
+        }
+    }
+    options
+}
+
+fn gdb(program: &Path, core: &Path, folder: &Path, dirs: &[PathBuf]) -> Vec<Vec<Frame>> {
+    let mut command = Command::new("gdb");
+    command.args([
+        "-nx",
+        "-batch",
+        "-ex",
+        "set debuginfod enabled off",
+        "-ex",
+        "set backtrace past-main on",
+    ]);
+    if !dirs.is_empty() {
+        let list: Vec<String> = dirs.iter().map(|d| d.display().to_string()).collect();
+        command.arg("-ex").arg(format!(
+            "set debug-file-directory {}:/usr/lib/debug",
+            list.join(":")
+        ));
+    }
+    command
+        .arg(program)
+        .arg(core)
+        .arg("-x")
+        .arg(sources().join("frames.py"))
+        .current_dir(folder);
+    let output = command.output().unwrap();
+    let mut threads: Vec<(String, Vec<Frame>)> = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let ["FRAME", thread, function, file, line, kind] = fields[..] else {
+            continue;
+        };
+        if threads.last().is_none_or(|t| t.0 != thread) {
+            threads.push((thread.to_owned(), Vec::new()));
+        }
+        let frame = Frame {
+            function: function.to_owned(),
+            file: file.to_owned(),
+            line: line.parse().unwrap_or(0),
+            kind: kind.to_owned(),
+        };
+        threads.last_mut().unwrap().1.push(frame);
+    }
+    threads.into_iter().map(|t| t.1).collect()
+}
+
+fn ours(thread: &Thread) -> Vec<Frame> {
+    let frames = thread.frames.iter().take(120);
+    frames
+        .map(|f| Frame {
+            function: f.function.clone().unwrap_or_else(|| "??".into()),
+            file: f.file.clone().unwrap_or_default(),
+            line: f.line.unwrap_or(0),
+            kind: if f.inlined { "inline" } else { "normal" }.into(),
+        })
+        .collect()
+}
+
+/// The last part of a name without parameters, template arguments and hash: what both sides must agree on.
+fn plain(name: &str) -> String {
+    let mut out = String::new();
+    let mut depth = 0;
+    for c in name.chars() {
+        match c {
+            '<' | '(' => depth += 1,
+            '>' | ')' => depth = (depth - 1).max(0),
+            _ if depth == 0 => out.push(c),
+            _ => {}
+        }
+    }
+    let last = out
+        .trim_end_matches(" const")
+        .rsplit("::")
+        .find(|p| !p.is_empty())
+        .unwrap_or("")
+        .trim()
+        .to_owned();
+    let last = last.rsplit(['.', ' ']).next().unwrap_or("").to_owned();
+    if last.is_empty() {
+        name.to_owned()
+    } else {
+        last
+    }
+}
+
+fn same_function(a: &Frame, b: &Frame) -> bool {
+    let is_signal = |f: &Frame| f.kind == "signal" || f.function == "<signal handler called>";
+    (is_signal(a) && is_signal(b)) || plain(&a.function) == plain(&b.function)
+}
+
+fn same_line(a: &Frame, b: &Frame) -> bool {
+    let base = |f: &Frame| f.file.rsplit('/').next().unwrap_or("").to_owned();
+    a.line == b.line && base(a) == base(b)
+}
+
+/// Aligns both lists by function (longest common subsequence) and classes what is left over.
+fn compare(gdb: &[Frame], own: &[Frame], score: &mut Score) {
+    let (rows, columns) = (gdb.len(), own.len());
+    let mut length = vec![vec![0usize; columns + 1]; rows + 1];
+    for i in (0..rows).rev() {
+        for j in (0..columns).rev() {
+            length[i][j] = if same_function(&gdb[i], &own[j]) {
+                // Among equal alignments the one with equal lines.
+                length[i + 1][j + 1] + 2 + usize::from(same_line(&gdb[i], &own[j]))
+            } else {
+                length[i + 1][j].max(length[i][j + 1])
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    while i < rows || j < columns {
+        let equal = i < rows && j < columns && same_function(&gdb[i], &own[j]);
+        if equal {
+            let signal = gdb[i].kind == "signal";
+            if signal || same_line(&gdb[i], &own[j]) {
+                score.equal += 1;
+            } else if own[j].line == 0 || gdb[i].line == 0 {
+                score.add(
+                    if gdb[i].line == 0 {
+                        "line only here"
+                    } else {
+                        "line only gdb"
+                    },
+                    &gdb[i],
+                    &own[j],
+                );
+            } else {
+                score.add("other line", &gdb[i], &own[j]);
+            }
+            i += 1;
+            j += 1;
+        } else if i < rows && j < columns && same_line(&gdb[i], &own[j]) && gdb[i].line != 0 {
+            score.add("form of name", &gdb[i], &own[j]);
+            i += 1;
+            j += 1;
+        } else if j >= columns || (i < rows && length[i + 1][j] >= length[i][j + 1]) {
+            let reason = match () {
+                () if gdb[i].kind == "tailcall" => "tail call, gdb only",
+                () if gdb[i].function == "??" => "?? of gdb",
+                () => "only gdb",
+            };
+            score.add(reason, &gdb[i], &NOTHING);
+            i += 1;
+        } else {
+            score.add(
+                if i >= rows {
+                    "beyond gdb's end"
+                } else {
+                    "only here"
+                },
+                &NOTHING,
+                &own[j],
+            );
+            j += 1;
+        }
+    }
+}
+
+const NOTHING: Frame = Frame {
+    function: String::new(),
+    file: String::new(),
+    line: 0,
+    kind: String::new(),
+};
+
+impl Score {
+    fn add(&mut self, reason: &'static str, gdb: &Frame, own: &Frame) {
+        *self.reasons.entry(reason).or_default() += 1;
+        self.details.push(format!(
+            "    {reason}: gdb {}:{} {} / here {}:{} {}",
+            gdb.file, gdb.line, gdb.function, own.file, own.line, own.function
+        ));
+    }
+}
+
+fn compare_case(case: &Case, folder: &Path) -> Result<Score, String> {
+    let core = crash(&case.build, &case.run, folder)?;
+    let mut options = case.options.clone();
+    options.debug_dirs = options.debug_dirs.iter().map(|d| folder.join(d)).collect();
+    options.executable = options.executable.map(|e| folder.join(e));
+    let report: Report =
+        examine::examine(&core, &options, &Default::default()).map_err(|e| e.to_string())?;
+    let program = options
+        .executable
+        .clone()
+        .unwrap_or_else(|| folder.join("prog"));
+    let threads = gdb(&program, &core, folder, &options.debug_dirs);
+    if threads.is_empty() {
+        return Err("gdb shows no thread".into());
+    }
+    let mut score = Score::default();
+    for (theirs, own) in threads.iter().zip(&report.threads) {
+        compare(theirs, &ours(own), &mut score);
+    }
+    if threads.len() != report.threads.len() {
+        return Err(format!(
+            "{} threads in gdb, {} here",
+            threads.len(),
+            report.threads.len()
+        ));
+    }
+    Ok(score)
+}
+
+fn run(wanted: impl Fn(&str) -> bool) -> Score {
+    let root = std::env::temp_dir().join(format!("crash-corpus-{}", std::process::id()));
+    let mut total = Score::default();
+    let mut identical = 0;
+    let mut ran = 0;
+    for case in cases().iter().filter(|c| wanted(&c.name)) {
+        if let Some(missing) = case.needs.iter().find(|t| !present(t)) {
+            println!("{:<18} skipped: no {missing}", case.name);
+            continue;
+        }
+        match compare_case(case, &root.join(&case.name)) {
+            Err(problem) => println!("{:<18} FAILED: {problem}", case.name),
+            Ok(score) => {
+                ran += 1;
+                let differing: usize = score.reasons.values().sum();
+                identical += usize::from(differing == 0);
+                println!(
+                    "{:<18} {:>4} equal {differing:>3} differing {:?}",
+                    case.name, score.equal, score.reasons
+                );
+                if std::env::var_os("DETAILS").is_some() {
+                    score.details.iter().for_each(|d| println!("{d}"));
+                }
+                total.equal += score.equal;
+                for (reason, count) in score.reasons {
+                    *total.reasons.entry(reason).or_default() += count;
+                }
+            }
+        }
+        if std::env::var_os("KEEP").is_none() {
+            let _ = std::fs::remove_dir_all(root.join(&case.name));
+        }
+    }
+    println!(
+        "{ran} programs, {identical} identical; {} frames equal, {:?}",
+        total.equal, total.reasons
+    );
+    let _ = std::fs::remove_dir(&root);
+    total
+}
+
+#[test]
+#[ignore = "builds a hundred programs: minutes"]
+fn corpus() {
+    let chosen = std::env::var("CASES").unwrap_or_default();
+    let chosen: Vec<&str> = chosen.split(',').filter(|c| !c.is_empty()).collect();
+    let total = run(|name| chosen.is_empty() || chosen.iter().any(|c| name.starts_with(c)));
+    assert!(total.equal > 0);
+}
+
+#[test]
+fn a_few_programs_are_read_as_gdb_reads_them() {
+    if !present("gdb") || !present("gcc") {
+        eprintln!("skipped: needs gdb and gcc");
+        return;
+    }
+    let total = run(|name| matches!(name, "c-null-O0" | "c-null-O2" | "c-threads" | "c-handler"));
+    let allowed = ["tail call, gdb only", "form of name"];
+    let bad: Vec<_> = total
+        .reasons
+        .iter()
+        .filter(|(reason, _)| !allowed.contains(reason))
+        .collect();
+    assert!(
+        total.equal > 40 && bad.is_empty(),
+        "{} equal, {bad:?}",
+        total.equal
+    );
+}
