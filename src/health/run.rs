@@ -130,7 +130,7 @@ async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
     if book.is_due()
         && let Ok(permit) = words.reserve_owned().await
     {
-        publish(book, permit);
+        publish(book, &mut None, permit);
     }
 }
 

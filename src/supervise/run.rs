@@ -369,6 +369,11 @@ impl Shell {
             Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
             Out::Opened => self.say(marker(new_run_marker(&clock::local_stamp(at_ms)))),
             Out::Say(event) => {
+                // Of an application that runs once its exit says all, and the end marker is
+                // its last word.
+                if self.manner == Manner::Wrapp && matches!(event, StatusEvent::Failed { .. }) {
+                    return;
+                }
                 log(&name, &event);
                 self.say(Entry::status(&streams, at_ms, &event));
                 if let (Manner::Wrapp, StatusEvent::Exit { exit }) = (self.manner, &event)

@@ -33,10 +33,9 @@ pub struct Inherited {
 
 impl Inherited {
     /// # Errors
-    /// `/dev/null` cannot be opened.
+    /// No descriptor, or no limit, is to be had.
     pub fn take() -> io::Result<Inherited> {
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| at("opening /dev/null", errno))?;
+        let null = nothing()?;
         let mut nofile = libc::rlimit {
             rlim_cur: 0,
             rlim_max: 0,
@@ -46,6 +45,19 @@ impl Inherited {
             return Err(io::Error::last_os_error());
         }
         Ok(Inherited { null, nofile })
+    }
+}
+
+/// What reads as empty: `/dev/null`, or where a root folder has none (a bare chroot) a pipe
+/// that nobody writes to.
+fn nothing() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open("/dev/null", flags, Mode::empty()) {
+        Ok(null) => Ok(null),
+        Err(Errno::NOENT) => pipe_with(PipeFlags::CLOEXEC)
+            .map(|(read, _)| read)
+            .map_err(|errno| at("creating a pipe", errno)),
+        Err(errno) => Err(at("opening /dev/null", errno)),
     }
 }
 
