@@ -154,6 +154,66 @@ impl Drop for Wrapp {
     }
 }
 
+/// A copy that other users can reach, wherever this checkout lies.
+pub fn copy_of_agent(folder: &std::path::Path, name: &str) {
+    let to = folder.join(name);
+    let _ = std::fs::remove_file(&to);
+    std::fs::copy(AGENT, &to).expect("a copy");
+    make_executable(&to);
+}
+
+/// A root folder with a static program and nothing else.
+pub struct Bare {
+    pub folder: Scratch,
+}
+
+impl Bare {
+    pub fn new() -> Bare {
+        let folder = Scratch::new("bare");
+        open_to_all(folder.path());
+        copy_of_agent(folder.path(), "agent");
+        std::os::unix::fs::symlink("agent", folder.join("wrapp")).expect("a link");
+        Bare { folder }
+    }
+
+    /// `program` as PID 1 of a namespace of its own, this folder its root.
+    pub fn first(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "chroot"])
+            .arg(self.folder.path())
+            .arg(program)
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// `/proc/PID` of a process below this root, by one of its arguments.
+    pub fn process_with(&self, argument: &str) -> Option<std::path::PathBuf> {
+        let processes = std::fs::read_dir("/proc").expect("a /proc");
+        processes
+            .filter_map(Result::ok)
+            .map(|p| p.path())
+            .find(|process| {
+                let root = std::fs::read_link(process.join("root"));
+                let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+                root.is_ok_and(|root| root == self.folder.path())
+                    && arguments
+                        .split(|&byte| byte == 0)
+                        .any(|a| a == argument.as_bytes())
+            })
+    }
+
+    pub fn file(&self, path: &str, text: &str) -> std::path::PathBuf {
+        let whole = self.folder.join(path);
+        std::fs::create_dir_all(whole.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&whole, text).expect("a file");
+        whole
+    }
+}
+
 pub fn stream(server: &RedisServer, kind: &str) -> Vec<Entry> {
     entries(&mut server.client(1), &format!("logs:app:{STREAM}:{kind}"))
 }
