@@ -179,7 +179,7 @@ fn summary(config: &Config, warnings: usize) -> String {
 }
 
 fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {
-    load::load_redis(path, &Environment::read()).map_err(|problems| problems.to_string())
+    load::redis_as_written(path, &Environment::read()).map_err(|problems| problems.to_string())
 }
 
 fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {

@@ -127,8 +127,27 @@ pub fn from_command(
     Ok(loaded)
 }
 
-/// Only `[redis]`, for `agent health`: what FILE says wins over the environment.
+/// Only `[redis]`, for tools that ask Redis: what FILE says wins over the environment.
 pub fn load_redis(path: Option<&Path>, environment: &Environment) -> Result<Redis, Diagnostics> {
+    let (redis, layout) = written_redis(path, environment)?;
+    match password(&redis, &layout) {
+        Some(problem) => Err(Diagnostics::one(problem)),
+        None => Ok(redis),
+    }
+}
+
+/// The same without a look at the password file, for who reads it anyway and has own words.
+pub fn redis_as_written(
+    path: Option<&Path>,
+    environment: &Environment,
+) -> Result<Redis, Diagnostics> {
+    written_redis(path, environment).map(|(redis, _)| redis)
+}
+
+fn written_redis(
+    path: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Redis, Layout), Diagnostics> {
     let mut sources = Sources::default();
     let root = match path {
         Some(path) => {
@@ -144,10 +163,7 @@ pub fn load_redis(path: Option<&Path>, environment: &Environment) -> Result<Redi
         let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
         return Err(Diagnostics(errors.collect()));
     }
-    match password(&redis, &layout) {
-        Some(problem) => Err(Diagnostics::one(problem)),
-        None => Ok(redis),
-    }
+    Ok((redis, layout))
 }
 
 /// `./app` becomes a whole path: the application may start in another folder.
