@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use jettison_agent::logs::entry::{Assembler, Batch};
+use jettison_agent::logs::join::OpenBlocks;
 
 /// What one read of a full pipe brings.
 const READ: usize = 64 * 1024;
@@ -48,7 +49,7 @@ fn measure(what: &str, unit: &str, times: usize) {
     let lines = input.bytes().filter(|byte| *byte == b'\n').count().max(1);
     let mut best = f64::MAX;
     for _ in 0..20 {
-        let mut assembler = Assembler::new(256 * 1024);
+        let mut assembler = Assembler::new(256 * 1024, &OpenBlocks::bounded(8 << 20));
         let mut seen = 0;
         let begun = Instant::now();
         for chunk in input.as_bytes().chunks(READ) {

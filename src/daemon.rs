@@ -7,7 +7,7 @@
 //! Three threads: the main thread forks, waits and kills (`supervise::reap`); this runtime
 //! does everything else; the journal gets one of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, watch};
 
@@ -17,6 +17,7 @@ use crate::control::peer::Access;
 use crate::control::server;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
+use crate::health::device::Device;
 use crate::record::Record;
 use crate::sink::run::Farewell;
 use crate::supervise::accounts;
@@ -245,12 +246,19 @@ impl House {
         if let Err(error) = heard {
             tracing::error!("signals to the agent cannot be heard: {error}");
         }
-        let logs = tokio::spawn(logs::run::run(feed_out, lines, beats, inbox.clone()));
+        let logs = tokio::spawn(logs::run::run_bounded(
+            settings.open_blocks,
+            feed_out,
+            lines,
+            beats,
+            inbox.clone(),
+        ));
         let health_words = words.clone();
         let health = tokio::spawn(async move {
-            let settings = &settings.health;
-            health::run::run(
-                settings,
+            let device = Device::new(Path::new("/"), &settings.board);
+            health::run::run_with_device(
+                &settings.health,
+                Some(device),
                 standings_out,
                 beats_out,
                 health_words,
@@ -340,6 +348,9 @@ async fn hearing<T>(
 /// What the loops need of the configuration.
 struct Settings {
     health: config::Health,
+    board: String,
+    /// Bytes of `>>|` blocks that are not closed yet.
+    open_blocks: usize,
     redis: config::Redis,
     spool: config::Spool,
     access: Access,
@@ -349,6 +360,14 @@ impl Settings {
     fn of(config: &Config) -> Settings {
         Settings {
             health: config.health.clone(),
+            board: match config.agent.board.as_str() {
+                "" => rustix::system::uname()
+                    .nodename()
+                    .to_string_lossy()
+                    .into_owned(),
+                board => board.to_owned(),
+            },
+            open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
             redis: config.redis.clone(),
             spool: config.spool.clone(),
             access: Access {

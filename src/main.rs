@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
+use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
@@ -57,7 +58,7 @@ fn run(path: Option<&Path>) -> i32 {
     }
     let loaded = match load::load(path, &environment) {
         Ok(loaded) => loaded,
-        Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
         return complain(
@@ -137,7 +138,7 @@ fn run_words(
             let config = loaded.config.clone();
             supervise(loaded, Box::new(move || Ok(config.clone())))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
@@ -153,12 +154,13 @@ fn check(path: Option<&Path>) -> i32 {
         Ok(loaded) => {
             let mut warnings = loaded.warnings.clone();
             warnings.extend(load::survey(&loaded));
-            for warning in &warnings {
-                complain(&format!("{warning}\n"), 0);
+            let count = warnings.len();
+            if count > 0 {
+                complain(&format!("{}\n", Diagnostics::sorted(warnings)), 0);
             }
-            say(&summary(&loaded.config, warnings.len()))
+            say(&summary(&loaded.config, count))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
@@ -199,6 +201,6 @@ fn say(text: &str) -> i32 {
 }
 
 fn complain(text: &str, code: i32) -> i32 {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(diag::plain(text).as_bytes());
     code
 }

@@ -24,6 +24,7 @@ const EDGES: &[&str] = &[
     "config/survey.rs",
     "supervise/child.rs",
     "supervise/lane.rs",
+    "supervise/prepare.rs",
     "supervise/spawn.rs",
     "supervise/tree.rs",
     "supervise/reap.rs",

@@ -5,7 +5,7 @@
 //! bytes in chunks cut anywhere.
 
 use jettison_agent::logs::entry::{Assembler, Batch};
-use jettison_agent::logs::join::Joiner;
+use jettison_agent::logs::join::{Joiner, OpenBlocks};
 use jettison_agent::record::CountKind;
 
 /// What a reader of the stream sees: message and whether it is partial.
@@ -185,8 +185,9 @@ struct Read {
     marks: Vec<(String, CountKind)>,
 }
 
-fn read(max_line: usize, block_max: usize, chunks: &[&[u8]]) -> Read {
-    let joiner = Joiner::with_block_max(max_line, block_max);
+fn read(max_line: usize, block_max: usize, open_bound: usize, chunks: &[&[u8]]) -> Read {
+    let open_blocks = OpenBlocks::bounded(open_bound);
+    let joiner = Joiner::with_block_max(max_line, block_max, open_blocks);
     let mut assembler = Assembler::with_joiner(max_line, joiner);
     let mut all = Read {
         seen: Vec::new(),
@@ -241,7 +242,7 @@ fn show(seen: &Seen) -> Vec<String> {
 
 fn compare(case: u64, max_line: usize, block_max: usize, input: &[u8], chunks: &[&[u8]]) {
     let model = Model::run(max_line, block_max, input);
-    let read = read(max_line, block_max, chunks);
+    let read = read(max_line, block_max, usize::MAX, chunks);
     let context = || {
         format!(
             "case {case}, max_line {max_line}, block_max {block_max}\ninput {:?}\nchunks {:?}",
@@ -348,5 +349,74 @@ fn plain_lines_in_big_chunks_give_what_the_model_gives() {
         }
         let chunks = cut(random, &input, 65_536);
         compare(case, 100, 10_000_000, &input, &chunks);
+    }
+}
+
+/// Messages with their pieces put together, as a consumer would.
+fn whole(seen: &Seen) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    let mut begun = Vec::new();
+    for (bytes, partial) in seen {
+        begun.extend_from_slice(bytes);
+        if !partial {
+            messages.push(std::mem::take(&mut begun));
+        }
+    }
+    assert!(
+        begun.is_empty(),
+        "the last piece is never partial: {:?}",
+        show(seen)
+    );
+    messages
+}
+
+#[test]
+fn blocks_that_hold_too_much_together_go_out_in_pieces_and_lose_nothing() {
+    let words: Vec<&[u8]> = [
+        &b"\n"[..],
+        b"\n",
+        b">>|",
+        b"|<<",
+        b" ",
+        b"\r\n",
+        b"ab",
+        b"{{k}}",
+        b"\t",
+        b"0123",
+    ]
+    .to_vec();
+    for case in 0..40_000 {
+        let random = &mut Random(case);
+        let mut input = Vec::new();
+        for _ in 0..random.below(40) {
+            input.extend_from_slice(words[random.below(words.len())]);
+        }
+        let longest = [1, 5, 400][random.below(3)];
+        let chunks = cut(random, &input, longest);
+        let (max_line, block_max) = ([2, 64][random.below(2)], [30, 10_000][random.below(2)]);
+        let model = Model::run(max_line, block_max, &input);
+        let bounded = read(max_line, block_max, random.below(20), &chunks);
+        let shown = String::from_utf8_lossy(&input);
+        let together = |seen: &Seen| whole(seen).concat();
+        if block_max == 10_000 {
+            assert_eq!(
+                whole(&model.seen),
+                whole(&bounded.seen),
+                "case {case}: {shown:?}"
+            );
+        } else {
+            // A block that is closed for its size may end elsewhere; its bytes are all there.
+            let solid = |bytes: Vec<u8>| {
+                bytes
+                    .into_iter()
+                    .filter(|byte| !b" \t\r\n".contains(byte))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(
+                solid(together(&model.seen)),
+                solid(together(&bounded.seen)),
+                "case {case}: {shown:?}"
+            );
+        }
     }
 }

@@ -489,3 +489,43 @@ fn reload_touches_only_what_changed() {
     assert_eq!(driver.shutdown(), 0);
     std::fs::remove_dir_all(folder).expect("removed");
 }
+
+#[test]
+fn the_manager_is_told() {
+    let folder = scratch("notify");
+    let path = folder.join("socket");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a new socket");
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .expect("a timeout");
+    let mut driver = Driver::with(
+        json!({"services": [{"name": "one", "argv": ["/bin/sleep", "1000"]}]}),
+        |command| {
+            command
+                .env("NOTIFY_SOCKET", &path)
+                .env("WATCHDOG_USEC", "100000")
+        },
+    );
+    let mut heard = String::new();
+    let mut hear_until = |text: &str| {
+        let mut message = [0; 4096];
+        while !heard.contains(text) {
+            let length = socket.recv(&mut message).unwrap_or_else(|error| {
+                panic!("{text}: {error}; heard: {heard}");
+            });
+            heard.push_str(&String::from_utf8_lossy(&message[..length]));
+        }
+    };
+    hear_until("READY=1\n");
+    hear_until("STATUS=1 of 1 services are ready\n");
+    hear_until("WATCHDOG=1\n");
+    let pid = driver.started();
+    assert!(
+        !environ(pid)
+            .iter()
+            .any(|entry| entry.starts_with("WATCHDOG"))
+    );
+    assert_eq!(driver.shutdown(), 0);
+    hear_until("STOPPING=1\n");
+    std::fs::remove_dir_all(folder).expect("removed");
+}

@@ -78,6 +78,10 @@ struct World {
     ended: Option<i32>,
     /// When an operator last said anything: that may cut a delay short.
     meddled: Option<Instant>,
+    /// Nobody asks for anything in this play, and things happen quickly.
+    alone: bool,
+    /// At the end nothing dies, not even of SIGKILL.
+    immortal: bool,
     trace: Vec<String>,
 }
 
@@ -160,7 +164,10 @@ impl World {
             maintenance: dice.one_in(10),
             group: None,
         };
+        let (alone, immortal) = (dice.one_in(3), dice.one_in(4));
         World {
+            alone,
+            immortal,
             fleet: Fleet::new(&agent, &services, base),
             dice,
             agent,
@@ -199,6 +206,7 @@ impl World {
             21..=25 => self.tree_gone(),
             26..=30 => self.drained(),
             31 => self.stale(),
+            32..=36 if self.alone => {}
             32..=35 => self.ask(),
             36 => self.reload(),
             37 => self.verdict(),
@@ -212,6 +220,7 @@ impl World {
         let deadline = self.fleet.deadline();
         self.now += match (deadline, self.dice.roll(4)) {
             (Some(deadline), 0 | 1) => deadline.saturating_duration_since(self.now),
+            (_, 3) if self.alone => Duration::from_millis(self.dice.roll(50)),
             (_, 2) => Duration::from_millis(self.dice.roll(300)),
             (_, _) => Duration::from_millis(self.dice.roll(12_000)),
         };
@@ -564,6 +573,7 @@ impl World {
             self.leaving_since.get_or_insert(self.now);
         }
         self.nothing_is_left_to_do();
+        self.nothing_is_spared();
         for unit in self.fleet.units() {
             let machine = &unit.machine;
             let name = &machine.service().name;
@@ -600,17 +610,25 @@ impl World {
     /// A step makes every move there is: another at the same moment finds none, unless a
     /// deadline has passed unnoticed.
     fn nothing_is_left_to_do(&mut self) {
-        if self
-            .fleet
-            .deadline()
-            .is_some_and(|deadline| deadline <= self.now)
-        {
-            return;
-        }
         let mut copy = self.fleet.clone();
         let mut out = Vec::new();
         copy.step(self.now, Input::Time, &mut out);
-        assert_eq!(out, [], "moves were left");
+        let deadline = copy.deadline();
+        assert!(
+            deadline.is_none_or(|deadline| deadline > self.now),
+            "a deadline that comes again at once"
+        );
+        if self.fleet.deadline() == deadline {
+            assert_eq!(out, [], "moves were left");
+        }
+    }
+
+    /// Patience has ended: nothing lives that was not sent SIGKILL.
+    fn nothing_is_spared(&self) {
+        for (id, run) in &self.runs {
+            let spared = run.alive && !run.kill_sent;
+            assert!(!(self.fleet.is_hurried() && spared), "{id:?} was spared");
+        }
     }
 }
 
@@ -709,7 +727,7 @@ impl World {
         while self.ended.is_none() {
             match self.dice.roll(6) {
                 0 => self.answer_spawn(),
-                1 => self.exit(|run| run.kill_sent),
+                1 if !self.immortal => self.exit(|run| run.kill_sent),
                 2 => self.tree_gone(),
                 3 => self.drained(),
                 _ => {

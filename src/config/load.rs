@@ -185,15 +185,12 @@ fn absent(path: &Path) -> bool {
 /// The content of one file; at most a byte more than a configuration may have.
 fn bytes(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     let name = path.display().to_string();
-    let failed = |error: std::io::Error| {
-        match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Diagnostic::whole(name.clone(), "this file does not exist").remedy(
-                "--config PATH or AGENT_CONFIG names another; `agent init PROGRAM` prints one to begin with",
-            )
-        }
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Diagnostic::whole(name.clone(), "this file does not exist")
+            .remedy(
+                "--config PATH or AGENT_CONFIG names another; `agent run -- PROGRAM` needs none",
+            ),
         _ => Diagnostic::whole(name.clone(), format!("this file cannot be read: {error}")),
-    }
     };
     let kind = fs::metadata(path).map_err(failed)?.file_type();
     if kind.is_dir() {

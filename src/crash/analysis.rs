@@ -3,6 +3,7 @@
 //! Whatever is missing or damaged makes the report poorer, never absent. Work is bounded: threads, frames and values
 //! have limits, and the crashed thread comes first.
 
+use crate::crash::abort_message;
 use crate::crash::core::{AT_BASE, AT_ENTRY, Core};
 use crate::crash::files::Files;
 use crate::crash::fingerprint;
@@ -52,6 +53,7 @@ pub fn analyse<'a>(
     back_memory(&mut core, &modules);
     let space = space(&core, &modules, files);
     let mut report = describe(&core, &modules, context);
+    report.abort_message = abort_message::find(&core.memory, &modules);
     let units = Units::default();
     let naming = Naming::new(&core, &modules, files, &units);
     for (index, thread) in core.threads.iter().take(MAX_THREADS).enumerate() {
@@ -64,7 +66,7 @@ pub fn analyse<'a>(
         let crashed = index == 0 && context.kind == report::Kind::Crash;
         report.threads.push(report::Thread {
             tid: thread.tid,
-            name: thread.name.clone(),
+            name: thread_name(&core, thread),
             crashed,
             registers: registers(&thread.registers),
             omitted_frames: (stack.omitted > 0).then_some(stack.omitted),
@@ -164,6 +166,15 @@ fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Repor
         report.notes.push(format!("{}: {note}", module.mapped.path));
     }
     report
+}
+
+/// `comm` of the process is that of its first thread.
+fn thread_name(core: &Core<'_>, thread: &crate::crash::core::Thread) -> Option<String> {
+    let process = core.process.as_ref().filter(|p| p.pid == thread.tid);
+    thread
+        .name
+        .clone()
+        .or_else(|| Some(process?.name.clone()).filter(|n| !n.is_empty()))
 }
 
 fn architecture(machine: Machine) -> &'static str {

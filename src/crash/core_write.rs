@@ -5,16 +5,13 @@
 //! the address space and take the rest from the files. Written as a stream: the ranges are the only big thing.
 //! Sources: `fs/binfmt_elf.c`, `include/linux/elfcore.h`, core(5).
 
-use crate::crash::core::{
-    AGENT_NOTE_NAME, NT_AGENT_THREAD_NAMES, NT_AUXV, NT_FILE, NT_FPREGSET, NT_PRPSINFO,
-    NT_PRSTATUS, NT_SIGINFO, PR_REG,
-};
+use crate::crash::core_notes;
 use crate::crash::elf;
 use crate::crash::machine::Machine;
 use std::io::{self, Write};
 
 /// Segments with contents begin at page boundaries in the file, as in the kernel's cores.
-const PAGE: u64 = 4096;
+pub const PAGE: u64 = 4096;
 const EHDR_SIZE: u64 = 64;
 const PHDR_SIZE: u64 = 56;
 const SHDR_SIZE: u64 = 64;
@@ -99,7 +96,7 @@ impl SmallCore<'_> {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, out: &mut impl Write) -> io::Result<u64> {
-        let notes = self.notes();
+        let notes = core_notes::notes(self);
         let pieces = self.pieces();
         let segments = pieces.len() + 1;
         let extended = segments >= PN_XNUM;
@@ -202,114 +199,6 @@ impl SmallCore<'_> {
         }
         pieces
     }
-
-    fn notes(&self) -> Vec<u8> {
-        let mut notes = Vec::new();
-        let mut threads = self.threads.iter();
-        if let Some(first) = threads.next() {
-            note(&mut notes, b"CORE", NT_PRSTATUS, &self.prstatus(first));
-            note(&mut notes, b"CORE", NT_PRPSINFO, &self.prpsinfo());
-            if !self.siginfo.is_empty() {
-                note(&mut notes, b"CORE", NT_SIGINFO, &self.siginfo);
-            }
-            note(&mut notes, b"CORE", NT_AUXV, &self.auxv);
-            note(&mut notes, b"CORE", NT_FILE, &self.file_note());
-            register_sets(&mut notes, first);
-        }
-        for thread in threads {
-            note(&mut notes, b"CORE", NT_PRSTATUS, &self.prstatus(thread));
-            register_sets(&mut notes, thread);
-        }
-        let names: String = self
-            .threads
-            .iter()
-            .filter_map(|t| {
-                Some(format!(
-                    "{} {}\n",
-                    t.tid,
-                    t.name.as_ref()?.replace('\n', " ")
-                ))
-            })
-            .collect();
-        if !names.is_empty() {
-            note(
-                &mut notes,
-                AGENT_NOTE_NAME,
-                NT_AGENT_THREAD_NAMES,
-                names.as_bytes(),
-            );
-        }
-        notes
-    }
-
-    fn prstatus(&self, thread: &Thread) -> Vec<u8> {
-        let mut status = Vec::new();
-        // pr_info: only the signal number is meaningful; then pr_cursig and its padding.
-        for word in [u32::from(thread.signal), 0, 0, u32::from(thread.signal)] {
-            status.extend(word.to_le_bytes());
-        }
-        status.extend([0; 16]);
-        for word in [
-            thread.tid,
-            self.process.parent,
-            self.process.group,
-            self.process.session,
-        ] {
-            status.extend(word.to_le_bytes());
-        }
-        status.resize(PR_REG, 0);
-        let mut registers = thread.registers.clone();
-        registers.resize(self.machine.user_regs_size(), 0);
-        status.extend(registers);
-        status.extend(u32::from(!thread.float_registers.is_empty()).to_le_bytes());
-        status.extend([0; 4]);
-        status
-    }
-
-    fn prpsinfo(&self) -> Vec<u8> {
-        let process = &self.process;
-        // State, its letter, zombie, nice; then flags.
-        let mut info = vec![0, b'R', 0, 0, 0, 0, 0, 0];
-        info.extend(0u64.to_le_bytes());
-        for word in [
-            process.uid,
-            process.gid,
-            process.pid,
-            process.parent,
-            process.group,
-            process.session,
-        ] {
-            info.extend(word.to_le_bytes());
-        }
-        for (text, size) in [(&process.name, 16), (&process.arguments, 80)] {
-            let start = info.len();
-            info.extend(text.bytes().take(size - 1));
-            info.resize(start + size, 0);
-        }
-        info
-    }
-
-    fn file_note(&self) -> Vec<u8> {
-        let mut files: Vec<(&Mapping, &Vec<u8>)> = self
-            .mappings
-            .iter()
-            .filter_map(|m| Some((m, m.path.as_ref()?)))
-            .collect();
-        files.sort_by_key(|(m, _)| m.start);
-        let mut data = Vec::new();
-        for word in [files.len() as u64, PAGE] {
-            data.extend(word.to_le_bytes());
-        }
-        for (mapping, _) in &files {
-            for word in [mapping.start, mapping.end, mapping.offset / PAGE] {
-                data.extend(word.to_le_bytes());
-            }
-        }
-        for (_, path) in &files {
-            data.extend(path.iter().copied().filter(|b| *b != 0).chain([0]));
-        }
-        data
-    }
 }
 
 fn flags(mapping: &Mapping) -> u32 {
@@ -350,26 +239,6 @@ fn cut(bytes: &[u8], start: u64, from: u64, to: u64) -> &[u8] {
     bytes
         .get((from - start) as usize..(to - start) as usize)
         .unwrap_or_default()
-}
-
-fn register_sets(notes: &mut Vec<u8>, thread: &Thread) {
-    if !thread.float_registers.is_empty() {
-        note(notes, b"CORE", NT_FPREGSET, &thread.float_registers);
-    }
-    for (kind, data) in &thread.extra {
-        note(notes, b"LINUX", *kind, data);
-    }
-}
-
-fn note(notes: &mut Vec<u8>, name: &[u8], kind: u32, data: &[u8]) {
-    for word in [name.len() as u32 + 1, data.len() as u32, kind] {
-        notes.extend(word.to_le_bytes());
-    }
-    notes.extend(name);
-    notes.push(0);
-    notes.resize(notes.len().next_multiple_of(4), 0);
-    notes.extend(data);
-    notes.resize(notes.len().next_multiple_of(4), 0);
 }
 
 fn segment(

@@ -26,7 +26,7 @@ const SHF_COMPRESSED: u64 = 0x800;
 const ELFCOMPRESS_ZLIB: u32 = 1;
 const ELFCOMPRESS_ZSTD: u32 = 2;
 /// A section that claims to decompress to more is left alone: the analyser has a memory limit.
-const MAX_DECOMPRESSED: u64 = 1 << 30;
+const MAX_DECOMPRESSED: u64 = 512 << 20;
 
 /// One program header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::crash::analysis::{self, Context};
 use crate::crash::core::Core;
 use crate::crash::images::{Disk, Storage};
 use crate::crash::report::Report;
-use crate::crash::symbols::find::Search;
+use crate::crash::symbols::find::{Depth, Search};
 use crate::crash::text;
 use rustix::process::{Resource, Rlimit};
 use std::ffi::{OsStr, OsString};
@@ -22,6 +22,8 @@ const MISUSED: i32 = 2;
 
 /// Address space under `--limits`: room to map debug files of gigabytes, while what is allocated stays far below.
 const MAX_ADDRESS_SPACE: u64 = 8 << 30;
+/// Memory of its own under `--limits` (mapped files do not count).
+const MAX_DATA: u64 = 1 << 30;
 /// Processor seconds under `--limits`; an ordinary analysis needs well below one.
 const MAX_CPU_SECONDS: u64 = 60;
 
@@ -107,6 +109,7 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
         };
         match name.to_str() {
             Some("--json") => request.form = Form::Json,
+            Some("--symbol-tables-only") => request.options.depth = Depth::SymbolTables,
             Some("--limits") => request.limited = true,
             Some("--executable") => request.options.executable = Some(value()?.into()),
             Some("--debug-dir") => request.options.debug_dirs.push(value()?.into()),
@@ -149,6 +152,7 @@ fn text_value(value: OsString) -> Result<String, String> {
 fn limit_self() {
     for (resource, most) in [
         (Resource::As, MAX_ADDRESS_SPACE),
+        (Resource::Data, MAX_DATA),
         (Resource::Cpu, MAX_CPU_SECONDS),
         (Resource::Core, 0),
     ] {

@@ -70,7 +70,7 @@ const PLUMBING_PREFIXES: &[&str] = &[
     "core::option::expect_failed",
     "core::result::unwrap_failed",
     "core::slice::index::slice_",
-    "std::process::abort",
+    "std::proc",
     "__rustc::",
     "panic_abort::",
     "panic_unwind::",

@@ -10,9 +10,9 @@ use crate::crash::symbols::Module;
 use crate::crash::symbols::dwarf::Place;
 use crate::crash::text::SIGNAL_HANDLER;
 use crate::crash::unwind::{End, Frame, Stack, Trust};
-use crate::crash::values::dies::Units;
+use crate::crash::values::dies::{Die, Units};
 use crate::crash::values::locate::View;
-use crate::crash::values::{self, Variables, Wanted};
+use crate::crash::values::{self, Variables, Wanted, tail_calls};
 use std::cell::Cell;
 use typed_arena::Arena;
 
@@ -34,6 +34,38 @@ struct Named<'m, 'a> {
     places: Vec<Place>,
 }
 
+/// What debug information adds to a physical frame.
+#[derive(Default)]
+struct Details {
+    /// By level of inlining, the physical function first.
+    variables: Vec<Variables>,
+    /// Run-time addresses behind the jumps that led to the frame, innermost first.
+    jumps: Vec<u64>,
+}
+
+/// A module's functions, for the search for tail calls.
+struct InModule<'x, 'a, F> {
+    module: &'x Module<'a>,
+    files: &'x F,
+}
+
+impl<'x, 'a, F: Files<'a>> tail_calls::Functions<'x, 'a> for InModule<'x, 'a, F> {
+    fn at(&self, address: u64) -> Option<Die<'x, 'a>> {
+        let places = self
+            .module
+            .places(address.wrapping_add(self.module.bias), self.files);
+        let unit = self.module.debug(self.files)?.unit(address, self.files)?;
+        Some(Die {
+            unit,
+            offset: places.last()?.entry?,
+        })
+    }
+
+    fn named(&self, name: &str) -> Option<u64> {
+        Some(self.module.address_of(name)?.wrapping_sub(self.module.bias))
+    }
+}
+
 impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
     pub fn new(
         core: &'n Core<'a>,
@@ -52,16 +84,16 @@ impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
 
     pub fn frames(&self, stack: &Stack, wanted: Wanted) -> Vec<report::Frame> {
         let named: Vec<Named<'x, 'a>> = stack.frames.iter().map(|f| self.name(f)).collect();
-        let values = self.values(stack, &named, wanted);
+        let details = self.details(stack, &named, wanted);
         let mut frames: Vec<report::Frame> = Vec::new();
         let mut previous = None;
-        for ((frame, named), values) in stack.frames.iter().zip(named).zip(values) {
+        for ((frame, named), details) in stack.frames.iter().zip(named).zip(details) {
             // Frames that were left out keep their numbers.
             let skipped = previous.map_or(0, |depth: usize| frame.depth - depth - 1);
             previous = Some(frame.depth);
             let first = frames.last().map_or(0, |f| f.index + 1) + skipped;
             // Values come with the physical function first, places innermost first.
-            let mut values = values.into_iter().map(Some).collect::<Vec<_>>();
+            let mut values = details.variables.into_iter().map(Some).collect::<Vec<_>>();
             let levels = named.places.len();
             for (inner, place) in named.places.into_iter().enumerate() {
                 let values = values
@@ -75,6 +107,13 @@ impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
                     first + inner,
                     values,
                 ));
+            }
+            for after in details.jumps {
+                let Some(module) = named.module else { continue };
+                for place in module.places(after.wrapping_sub(1), self.files) {
+                    let index = frames.last().map_or(0, |f| f.index + 1);
+                    frames.push(left_by_jump(module, after, place, index));
+                }
             }
         }
         frames
@@ -99,14 +138,9 @@ impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
         }
     }
 
-    /// Each frame's variables by level of inlining. From the outermost inwards: a frame's entry values are told by
+    /// Each frame's variables by level of inlining, and who called it by a jump. From the outermost inwards: a frame's entry values are told by
     /// its caller.
-    fn values(
-        &self,
-        stack: &Stack,
-        named: &[Named<'x, 'a>],
-        wanted: Wanted,
-    ) -> Vec<Vec<Variables>> {
+    fn details(&self, stack: &Stack, named: &[Named<'x, 'a>], wanted: Wanted) -> Vec<Details> {
         let views = Arena::new();
         let mut caller: Option<&View<'_, 'x, 'a>> = None;
         let mut chain = Vec::new();
@@ -120,8 +154,30 @@ impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
         chain.reverse();
         chain
             .into_iter()
-            .map(|view| view.map(|v| self.spend(v, wanted)).unwrap_or_default())
+            .zip(named)
+            .map(|(view, named)| {
+                view.map(|v| self.detail(v, named, wanted))
+                    .unwrap_or_default()
+            })
             .collect()
+    }
+
+    fn detail(&self, view: &View<'_, 'x, 'a>, named: &Named<'x, 'a>, wanted: Wanted) -> Details {
+        let jumps = view.caller.zip(named.module).map(|(caller, module)| {
+            let functions = InModule {
+                module,
+                files: self.files,
+            };
+            let jumps = tail_calls::between(view, caller, &functions);
+            jumps
+                .into_iter()
+                .map(|after| after.wrapping_add(module.bias))
+                .collect()
+        });
+        Details {
+            variables: self.spend(view, wanted),
+            jumps: jumps.unwrap_or_default(),
+        }
     }
 
     fn spend(&self, view: &View<'_, 'x, 'a>, wanted: Wanted) -> Vec<Variables> {
@@ -159,6 +215,24 @@ impl<'n, 'x, 'a, F: Files<'a>> Naming<'n, 'x, 'a, F> {
             units: self.units,
             caller,
         })
+    }
+}
+
+/// A function that has no frame of its own any more; its variables are gone with it.
+fn left_by_jump(module: &Module<'_>, pc: u64, place: Place, index: usize) -> report::Frame {
+    report::Frame {
+        index,
+        address: format!("{pc:#018x}"),
+        module: Some(module.name().to_owned()),
+        module_offset: Some(format!("{:#x}", pc.wrapping_sub(module.bias))),
+        function: place.function,
+        file: place.file,
+        line: place.line,
+        column: place.column,
+        inlined: place.inlined,
+        trust: report::Trust::Cfi,
+        arguments: Vec::new(),
+        locals: Vec::new(),
     }
 }
 

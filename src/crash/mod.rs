@@ -2,8 +2,10 @@
 //!
 //! Pure files think about bytes; `images` finds and maps files, `examine` puts one analysis together.
 
+pub mod abort_message;
 pub mod analysis;
 pub mod core;
+pub mod core_notes;
 pub mod core_write;
 pub mod elf;
 pub mod examine;

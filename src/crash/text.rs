@@ -173,14 +173,28 @@ fn arguments(arguments: &[Variable]) -> String {
 
 fn registers(out: &mut String, thread: &Thread) {
     out.push_str("\nRegisters:\n");
-    let shown: Vec<String> = thread
-        .registers
-        .iter()
+    let mut sorted: Vec<_> = thread.registers.iter().collect();
+    sorted.sort_by_key(|(name, _)| register_order(name));
+    let shown: Vec<String> = sorted
+        .into_iter()
         .map(|(name, value)| format!("{name:>6} {:<18}", value.as_str().unwrap_or_default()))
         .collect();
     for row in shown.chunks(4) {
         let _ = writeln!(out, "{}", row.join(" ").trim_end());
     }
+}
+
+/// Program counter, stack, frame, then the named, then the numbered by their number.
+fn register_order(name: &str) -> (usize, u32) {
+    const FIRST: [&str; 11] = [
+        "rip", "pc", "rsp", "sp", "rbp", "rax", "rbx", "rcx", "rdx", "rsi", "rdi",
+    ];
+    let number = name
+        .trim_start_matches(|c: char| !c.is_ascii_digit())
+        .parse()
+        .unwrap_or(99);
+    let place = FIRST.iter().position(|f| *f == name).unwrap_or(FIRST.len());
+    (place, number)
 }
 
 fn modules(out: &mut String, report: &Report) {

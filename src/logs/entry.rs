@@ -5,9 +5,11 @@
 //! messages copied one by one into a second chunk. Either way there is one allocation for all
 //! messages of a read.
 
+use std::sync::Arc;
+
 use memchr::{memchr_iter, memmem};
 
-use super::join::{Joiner, trim_block, trim_end};
+use super::join::{Joiner, OpenBlocks, trim_end};
 use super::marker::Marks;
 use super::split::{End, Part, Splitter};
 use crate::record::Span;
@@ -33,9 +35,8 @@ impl Batch {
         self.lend(start, self.chunk.len(), max_line);
     }
 
-    /// A block without its outer blanks, as one message however long.
+    /// A block, as one message however long.
     pub fn block(&mut self, bytes: &[u8]) {
-        let bytes = trim_block(bytes);
         self.message(bytes, bytes.len());
     }
 
@@ -83,8 +84,9 @@ struct LineReader {
 }
 
 impl Assembler {
-    pub fn new(max_line: usize) -> Assembler {
-        Assembler::with_joiner(max_line, Joiner::new(max_line))
+    pub fn new(max_line: usize, open_blocks: &Arc<OpenBlocks>) -> Assembler {
+        let joiner = Joiner::new(max_line, Arc::clone(open_blocks));
+        Assembler::with_joiner(max_line, joiner)
     }
 
     /// With a joiner of other limits.

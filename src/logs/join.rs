@@ -13,7 +13,12 @@
 //! length and [`HELD_BLANKS`] bytes.
 //!
 //! A block that exceeds [`BLOCK_MAX`] is sent without the line that would not fit, and is
-//! closed: a forgotten `|<<` costs one odd entry, not every line that follows.
+//! closed: a forgotten `|<<` costs one odd entry, not every line that follows. When all open
+//! blocks together exceed their bound ([`OpenBlocks`]), the one that grows sends what it holds
+//! as a partial piece, all but the end that may be trimmed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memchr::memmem;
 
@@ -31,10 +36,37 @@ pub const HELD_BLANKS: usize = 1024 * 1024;
 const OPEN: &[u8] = b">>|";
 const CLOSE: &[u8] = b"|<<";
 
+/// What all open blocks of the agent may hold together.
+#[derive(Debug)]
+pub struct OpenBlocks {
+    /// Bytes.
+    bound: usize,
+    held: AtomicUsize,
+}
+
+impl OpenBlocks {
+    pub fn bounded(bound: usize) -> Arc<OpenBlocks> {
+        Arc::new(OpenBlocks {
+            bound,
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// Holds more; whether that is too much.
+    fn add(&self, bytes: usize) -> bool {
+        self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bound
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 pub struct Joiner {
     max_line: usize,
     block_max: usize,
+    open_blocks: Arc<OpenBlocks>,
     /// The current line, cleaned. Offsets into it: `done` <= `searched` <= `settled`.
     text: Vec<u8>,
     /// Sent or in the block before this.
@@ -59,18 +91,29 @@ struct Block {
     line: usize,
     /// The block began in a line before the current one.
     whole_line: bool,
+    /// Bytes that it held and holds no more: leading blanks, and what was sent.
+    gone: usize,
+    /// Pieces of it were sent.
+    partial: bool,
+    /// Bytes that count in [`OpenBlocks`].
+    counted: usize,
 }
 
 impl Joiner {
-    pub fn new(max_line: usize) -> Joiner {
-        Joiner::with_block_max(max_line, BLOCK_MAX)
+    pub fn new(max_line: usize, open_blocks: Arc<OpenBlocks>) -> Joiner {
+        Joiner::with_block_max(max_line, BLOCK_MAX, open_blocks)
     }
 
     /// With another limit for blocks.
-    pub fn with_block_max(max_line: usize, block_max: usize) -> Joiner {
+    pub fn with_block_max(
+        max_line: usize,
+        block_max: usize,
+        open_blocks: Arc<OpenBlocks>,
+    ) -> Joiner {
         Joiner {
             max_line: max_line.max(1),
             block_max,
+            open_blocks,
             text: Vec::new(),
             done: 0,
             searched: 0,
@@ -145,10 +188,10 @@ impl Joiner {
             return;
         };
         let bytes = &self.text[self.done..at];
-        if block.bytes.len() + bytes.len() <= self.block_max {
+        if block.len() + bytes.len() <= self.block_max {
             block.bytes.extend_from_slice(bytes);
             self.done = at;
-            return;
+            return self.count(out);
         }
         let mut begun = block.bytes.split_off(block.line);
         self.close(out);
@@ -160,10 +203,31 @@ impl Joiner {
         self.text = begun;
     }
 
+    /// Counts what the open block holds, and sends of it what is certain where all of them
+    /// hold too much.
+    fn count(&mut self, out: &mut Batch) {
+        let Some(block) = &mut self.block else {
+            return;
+        };
+        self.open_blocks.remove(block.counted);
+        if self.open_blocks.add(block.bytes.len()) {
+            self.open_blocks.remove(block.bytes.len());
+            block.spill(out);
+            self.open_blocks.add(block.bytes.len());
+        }
+        block.counted = block.bytes.len();
+    }
+
     /// Sends the open block, if there is one.
     fn close(&mut self, out: &mut Batch) {
         if let Some(block) = self.block.take() {
-            out.block(&block.bytes);
+            self.open_blocks.remove(block.counted);
+            let bytes = trim_block_end(&block.bytes);
+            out.block(if block.partial {
+                bytes
+            } else {
+                trim_block_start(bytes)
+            });
         }
     }
 
@@ -208,6 +272,7 @@ impl Joiner {
                 if end == End::Newline && !block.end_line(self.marked, self.block_max) {
                     self.close(out);
                 }
+                self.count(out);
             }
             None => {
                 let cr = end == End::Newline && self.text[self.done..].ends_with(b"\r");
@@ -221,7 +286,47 @@ impl Joiner {
     }
 }
 
+impl Drop for Joiner {
+    fn drop(&mut self) {
+        let counted = self.block.as_ref().map_or(0, |block| block.counted);
+        self.open_blocks.remove(counted);
+    }
+}
+
 impl Block {
+    /// All that it ever held.
+    fn len(&self) -> usize {
+        self.gone + self.bytes.len()
+    }
+
+    /// Sends all but its end: the last piece must hold something, and may be trimmed.
+    fn spill(&mut self, out: &mut Batch) {
+        if !self.partial {
+            let leading = self.bytes.len() - trim_block_start(&self.bytes).len();
+            // Those of the current line may be all that it holds besides a marker.
+            self.let_go(leading.min(self.line));
+        }
+        let certain = trim_block_end(&self.bytes).len().saturating_sub(1);
+        if certain > 0 {
+            let start = match self.partial {
+                true => 0,
+                false => self.bytes.len() - trim_block_start(&self.bytes).len(),
+            };
+            if start < certain {
+                out.piece(&self.bytes[start..certain], true);
+                self.partial = true;
+                self.let_go(certain);
+            }
+        }
+    }
+
+    /// Forgets its first bytes.
+    fn let_go(&mut self, bytes: usize) {
+        self.bytes.drain(..bytes);
+        self.line = self.line.saturating_sub(bytes);
+        self.gone += bytes;
+    }
+
     /// Ends the current line; false when the line end does not fit any more.
     fn end_line(&mut self, marked: bool, max: usize) -> bool {
         if self.bytes[self.line..].ends_with(b"\r") {
@@ -232,7 +337,7 @@ impl Block {
             self.bytes.truncate(self.line);
             return true;
         }
-        if self.bytes.len() == max {
+        if self.len() >= max {
             return false;
         }
         self.bytes.push(b'\n');
@@ -249,11 +354,16 @@ pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Without blanks and line ends at both ends.
-pub fn trim_block(mut bytes: &[u8]) -> &[u8] {
+/// Without blanks and line ends at the end.
+fn trim_block_end(mut bytes: &[u8]) -> &[u8] {
     while let [rest @ .., b' ' | b'\t' | b'\r' | b'\n'] = bytes {
         bytes = rest;
     }
+    bytes
+}
+
+/// Without blanks and line ends at the beginning.
+fn trim_block_start(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = bytes {
         bytes = rest;
     }
@@ -278,7 +388,8 @@ mod tests {
 
     /// The messages of these lines, pieces marked with a `~`.
     fn joined(max_line: usize, block_max: usize, lines: &[&str]) -> Vec<String> {
-        let mut joiner = Joiner::with_block_max(max_line, block_max);
+        let open_blocks = OpenBlocks::bounded(usize::MAX);
+        let mut joiner = Joiner::with_block_max(max_line, block_max, open_blocks);
         let mut out = Batch::default();
         for line in lines {
             joiner.line(line.as_bytes(), End::Newline, &mut out);

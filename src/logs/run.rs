@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use super::entry::{Assembler, Batch};
+use super::join::OpenBlocks;
 use super::marker;
 use super::pace::{Next, Pace};
 use super::pipe::{Brought, Pipe};
@@ -48,8 +49,23 @@ impl<T> From<mpsc::error::SendError<T>> for Closed {
     }
 }
 
+/// Bytes that open blocks may hold together where nothing else is said: the default of
+/// `[spool] memory`.
+const OPEN_BLOCKS: usize = 8 * 1024 * 1024;
+
 /// Serves every run until `feed` closes; what is open then is read until it is empty.
 pub async fn run(
+    feed: mpsc::Receiver<Feed>,
+    lines: mpsc::Sender<Record>,
+    beats: mpsc::Sender<Beat>,
+    inbox: mpsc::Sender<Event>,
+) {
+    run_bounded(OPEN_BLOCKS, feed, lines, beats, inbox).await;
+}
+
+/// The same, with another bound for the bytes of all open blocks.
+pub async fn run_bounded(
+    open_blocks: usize,
     mut feed: mpsc::Receiver<Feed>,
     lines: mpsc::Sender<Record>,
     beats: mpsc::Sender<Beat>,
@@ -60,7 +76,11 @@ pub async fn run(
         beats,
         inbox,
     };
-    let origin = Instant::now();
+    let shared = Shared {
+        origin: Instant::now(),
+        open_blocks: OpenBlocks::bounded(open_blocks),
+        outlets: outlets.clone(),
+    };
     let mut runs: HashMap<RunId, mpsc::Sender<Exit>> = HashMap::new();
     let mut tasks: JoinSet<RunId> = JoinSet::new();
     let mut tee: Option<Arc<Tee>> = None;
@@ -74,8 +94,7 @@ pub async fn run(
                     }
                     let (end, ended) = mpsc::channel(1);
                     runs.insert(run, end);
-                    let outlets = outlets.clone();
-                    let task = Task::new(run, streams, pipes, options, tee.clone(), outlets, origin);
+                    let task = Task::new(run, streams, pipes, options, tee.clone(), &shared);
                     tasks.spawn(async move {
                         let _ = task.serve(at_ms, ended).await;
                         run
@@ -143,6 +162,14 @@ fn ends(streams: &Arc<Streams>, at_ms: u64, exit: Exit) -> Record {
     Record::Entry(Entry::plain(streams, StreamKind::Info, at_ms, marker))
 }
 
+/// What all runs share.
+struct Shared {
+    /// Where the grid of pauses begins.
+    origin: Instant,
+    open_blocks: Arc<OpenBlocks>,
+    outlets: Outlets,
+}
+
 /// One run.
 struct Task {
     run: RunId,
@@ -177,16 +204,15 @@ impl Task {
         pipes: Pipes,
         options: LineOptions,
         tee: Option<Arc<Tee>>,
-        outlets: Outlets,
-        origin: Instant,
+        shared: &Shared,
     ) -> Task {
         let side = |source, fd| {
             let (pipe, now) = (Pipe::new(fd), Instant::now());
             Side {
                 source,
-                pace: Pace::new(origin, now, pipe.capacity()),
+                pace: Pace::new(shared.origin, now, pipe.capacity()),
                 pipe: Some(pipe),
-                assembler: Assembler::new(options.max_line),
+                assembler: Assembler::new(options.max_line, &shared.open_blocks),
                 due: None,
             }
         };
@@ -198,7 +224,7 @@ impl Task {
                 streams,
                 tee_form: options.tee,
                 tee,
-                outlets,
+                outlets: shared.outlets.clone(),
             },
         }
     }

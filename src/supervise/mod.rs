@@ -49,9 +49,13 @@ mod notify;
 mod order;
 mod plan;
 pub mod policy;
+mod prepare;
 pub mod reap;
 mod rules;
 pub mod run;
+#[cfg(test)]
+mod samples_for_tests;
 pub mod spawn;
+mod state;
 mod status;
 mod tree;

@@ -40,3 +40,42 @@ pub fn start_order(services: &[&Service]) -> Vec<usize> {
     order.extend((0..services.len()).filter(|index| !placed[*index]));
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::samples_for_tests::service;
+
+    fn order(services: &[(&str, &[&str])]) -> Vec<usize> {
+        let services: Vec<Service> = services
+            .iter()
+            .map(|(name, after)| {
+                let mut service = service(name);
+                service.after = after
+                    .iter()
+                    .map(|name| ServiceName::new(name).expect("a name"))
+                    .collect();
+                service
+            })
+            .collect();
+        start_order(&services.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn stable_and_behind_what_is_needed() {
+        assert_eq!(order(&[("a", &[]), ("b", &[]), ("c", &[])]), [0, 1, 2]);
+        assert_eq!(
+            order(&[("a", &["c"]), ("b", &["a"]), ("c", &[])]),
+            [2, 0, 1]
+        );
+        assert_eq!(order(&[("a", &["nobody"])]), [0]);
+    }
+
+    #[test]
+    fn a_cycle_comes_last_and_is_not_lost() {
+        assert_eq!(
+            order(&[("a", &["b"]), ("b", &["a"]), ("c", &[])]),
+            [2, 0, 1]
+        );
+    }
+}

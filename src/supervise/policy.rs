@@ -107,3 +107,106 @@ impl History {
         self.failures >= 2 && up.is_none_or(|up| up < better)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::samples_for_tests::service;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn end(good: bool, up: Duration) -> End {
+        End {
+            good,
+            up,
+            words: "exited".to_owned(),
+        }
+    }
+
+    fn delay(verdict: Verdict, now: Instant) -> Duration {
+        match verdict {
+            Verdict::Again { until } => until - now,
+            Verdict::Done | Verdict::Failed { .. } => panic!("no other start: {verdict:?}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_an_end() {
+        let now = Instant::now();
+        // Kind, policy, good → does it start again, is it done, or has it failed?
+        for (kind, restart, good, expected) in [
+            (Kind::Simple, Restart::Always, true, "again"),
+            (Kind::Simple, Restart::Always, false, "again"),
+            (Kind::Simple, Restart::OnFailure, true, "done"),
+            (Kind::Simple, Restart::OnFailure, false, "again"),
+            (Kind::Simple, Restart::Never, true, "done"),
+            (Kind::Simple, Restart::Never, false, "failed"),
+            (Kind::Oneshot, Restart::Always, true, "done"),
+            (Kind::Oneshot, Restart::Always, false, "again"),
+            (Kind::Oneshot, Restart::Never, false, "failed"),
+        ] {
+            let mut service = service("x");
+            (service.kind, service.restart) = (kind, restart);
+            let verdict = History::default().ended(&service, &end(good, SECOND), now);
+            let verdict = match verdict {
+                Verdict::Again { .. } => "again",
+                Verdict::Done => "done",
+                Verdict::Failed { .. } => "failed",
+            };
+            assert_eq!(verdict, expected, "{kind:?} {restart:?} {good}");
+        }
+    }
+
+    #[test]
+    fn delays_grow_until_a_run_is_long_enough() {
+        let (service, now) = (service("x"), Instant::now());
+        let mut history = History::default();
+        let mut next = |up| delay(history.ended(&service, &end(false, up), now), now).as_millis();
+        assert_eq!(next(SECOND), 100);
+        assert!((180..=200).contains(&next(SECOND)));
+        assert!((360..=400).contains(&next(SECOND)));
+        assert_eq!(next(10 * SECOND), 100);
+    }
+
+    #[test]
+    fn a_loop_is_told_from_a_recovery() {
+        let (service, now) = (service("x"), Instant::now());
+        let mut history = History::default();
+        history.ended(&service, &end(false, SECOND), now);
+        assert!(
+            !history.is_looping(&service, None),
+            "one failure is no loop"
+        );
+        history.ended(&service, &end(false, SECOND), now);
+        assert!(history.is_looping(&service, None));
+        assert!(
+            history.is_looping(&service, Some(SECOND)),
+            "as long as before"
+        );
+        assert!(
+            !history.is_looping(&service, Some(3 * SECOND)),
+            "clearly longer"
+        );
+    }
+
+    #[test]
+    fn the_limit_counts_starts_within_the_interval() {
+        let (mut service, start) = (service("x"), Instant::now());
+        service.start_limit.burst = 3;
+        let mut history = History::default();
+        for second in [0, 10, 20] {
+            history.started(&service, start + second * SECOND);
+        }
+        let soon = history
+            .clone()
+            .ended(&service, &end(false, SECOND), start + 30 * SECOND);
+        assert_eq!(
+            soon,
+            Verdict::Failed {
+                reason: "started 3 times within 60s; last: exited".to_owned()
+            }
+        );
+        let late = history.ended(&service, &end(false, SECOND), start + 61 * SECOND);
+        assert!(matches!(late, Verdict::Again { .. }));
+    }
+}

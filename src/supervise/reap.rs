@@ -20,7 +20,8 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
-use super::spawn::{self, Inherited, PipeSize};
+use super::prepare::Inherited;
+use super::spawn::{self, PipeSize};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
 use crate::event::Event;

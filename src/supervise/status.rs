@@ -174,3 +174,105 @@ fn trouble(unit: &Unit, now: Instant) -> Option<String> {
     let check = unit.unhealthy.first()?;
     Some(format!("{name} is unhealthy by its check {check}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Agent;
+    use crate::service::{RunId, ServiceId};
+    use crate::supervise::fleet::Input;
+    use crate::supervise::machine;
+    use crate::supervise::samples_for_tests::service;
+
+    fn fleet(now: Instant) -> Fleet {
+        let agent = Agent {
+            board: String::new(),
+            state_dir: "/".into(),
+            runtime_dir: "/".into(),
+            shutdown_timeout: Duration::from_secs(30),
+            main: None,
+            tee: false,
+            maintenance: false,
+            group: None,
+        };
+        let mut extra = service("extra");
+        extra.critical = false;
+        let mut fleet = Fleet::new(&agent, &[Arc::new(service("main")), Arc::new(extra)], now);
+        fleet.step(now, Input::Time, &mut Vec::new());
+        fleet
+    }
+
+    fn spawned(fleet: &mut Fleet, id: u32, now: Instant) {
+        let service = ServiceId(id);
+        let run = RunId { service, number: 1 };
+        let input = machine::Input::Spawned { run, pid: 42 };
+        fleet.step(now, Input::Of(service, input), &mut Vec::new());
+    }
+
+    #[test]
+    fn live_and_ready_are_different_questions() {
+        let now = Instant::now();
+        let mut fleet = fleet(now);
+        let mut sink = SinkGauge {
+            state: "connecting".to_owned(),
+            ..SinkGauge::default()
+        };
+        let ask = |fleet: &Fleet, question, sink: &SinkGauge, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            probe(fleet, question, sink, &names, now)
+        };
+        assert!(ask(&fleet, Question::Live, &sink, &[]).healthy);
+        assert_eq!(
+            ask(&fleet, Question::Ready, &sink, &[]).reason,
+            "main is starting"
+        );
+        spawned(&mut fleet, 0, now);
+        assert_eq!(
+            ask(&fleet, Question::Ready, &sink, &[]).reason,
+            "Redis: connecting"
+        );
+        sink.connected = true;
+        assert!(ask(&fleet, Question::Ready, &sink, &[]).healthy);
+        // Not critical, but asked for by name.
+        assert!(!ask(&fleet, Question::Ready, &sink, &["extra"]).healthy);
+        assert_eq!(
+            ask(&fleet, Question::Live, &sink, &["none"]).reason,
+            "no service \"none\""
+        );
+        fleet.step(
+            now,
+            Input::Verdict {
+                service: ServiceId(0),
+                check: "port".to_owned(),
+                healthy: false,
+                restart: false,
+            },
+            &mut Vec::new(),
+        );
+        let answer = ask(&fleet, Question::Live, &sink, &[]);
+        assert_eq!(answer.reason, "main is unhealthy by its check port");
+    }
+
+    #[test]
+    fn the_document_is_the_contracts() {
+        let now = Instant::now();
+        let mut fleet = fleet(now);
+        spawned(&mut fleet, 0, now);
+        let own = Own { pid: 1, since: now };
+        let later = now + Duration::from_millis(1500);
+        let (sink, health) = (SinkGauge::default(), HealthGauge::default());
+        let names = ["main".to_owned()];
+        let document = document(&fleet, own, &sink, &health, &names, later).expect("known");
+        assert_eq!(document["agent"]["uptime_ms"], 1500);
+        let service = &document["services"][0];
+        assert_eq!(service["name"], "main");
+        assert_eq!(service["state"], "ready");
+        assert_eq!(service["pid"], 42);
+        assert_eq!(service["exit"], Value::Null);
+        assert_eq!(service["uptime_ms"], 1500);
+        assert!(document["services"][1].is_null());
+    }
+}

@@ -151,7 +151,7 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "corrupt")) heap(0);
     if (!strcmp(mode, "qsort")) { int v[] = { 9, 3, 7, 1 }; qsort(v, 4, sizeof *v, compare); }
     if (!strcmp(mode, "threads")) threads(8);
-    if (!strcmp(mode, "manythreads")) threads(60);
+    if (!strcmp(mode, "manythreads")) threads(argc > 2 ? atoi(argv[2]) : 60);
     if (!strcmp(mode, "plugin")) return from_library();
     if (!strcmp(mode, "free")) free((void *)0x1234567);
 #ifdef WITH_ASSEMBLY

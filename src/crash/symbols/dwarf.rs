@@ -81,7 +81,7 @@ impl<'a> Debug<'a> {
             let location = frame.location.as_ref();
             places.push(Place {
                 function: readable(raw, unit.as_ref(), frame.dw_die_offset),
-                file: location.and_then(|l| l.file).map(str::to_owned),
+                file: location.and_then(|l| l.file).map(tidy),
                 line: location.and_then(|l| l.line).filter(|l| *l != 0),
                 column: location.and_then(|l| l.column).filter(|c| *c != 0),
                 inlined: true,
@@ -113,7 +113,7 @@ impl<'a> Debug<'a> {
         else {
             return;
         };
-        place.file = row.file.map(str::to_owned);
+        place.file = row.file.map(tidy);
         place.line = row.line;
         place.column = row.column.filter(|c| *c != 0);
     }
@@ -217,6 +217,24 @@ fn readable(
     Some(numbered.filter(|n| !n.contains("{impl#")).unwrap_or(name))
 }
 
+/// Without the `.` and `x/..` that build systems leave in paths; leading `..` stay.
+fn tidy(path: &str) -> String {
+    if !path.split('/').any(|part| part == "." || part == "..") {
+        return path.to_owned();
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "." => {}
+            ".." if kept.last().is_some_and(|last| !matches!(*last, "" | "..")) => {
+                kept.pop();
+            }
+            _ => kept.push(part),
+        }
+    }
+    kept.join("/")
+}
+
 fn text(bytes: &Bytes<'_>) -> PathBuf {
     PathBuf::from(bytes.to_string_lossy().into_owned())
 }
@@ -259,4 +277,18 @@ pub fn kept_section<'a>(elf: &Elf<'a>, name: &str, files: &impl Files<'a>) -> &'
 /// A file's name for messages.
 pub fn shown(found: &Found<'_>) -> String {
     Path::display(&found.path).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lose_what_leads_back() {
+        assert_eq!(tidy("./csu/../sysdeps/nptl/x.h"), "sysdeps/nptl/x.h");
+        assert_eq!(tidy("/a/./b/../c.c"), "/a/c.c");
+        assert_eq!(tidy("../../x/y.c"), "../../x/y.c");
+        assert_eq!(tidy("/../x"), "/../x");
+        assert_eq!(tidy("plain.c"), "plain.c");
+    }
 }

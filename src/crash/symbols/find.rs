@@ -11,6 +11,16 @@ use crate::crash::modules::{Kind, Mapped};
 use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
+/// How much of the debug files is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    #[default]
+    Everything,
+    /// Only symbol tables and unwind tables: little memory, little that can go wrong. For a second attempt after the
+    /// first ran into its limits.
+    SymbolTables,
+}
+
 /// Where to look, as the caller asked.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
@@ -20,6 +30,8 @@ pub struct Search {
     pub debug_dirs: Vec<PathBuf>,
     /// Stands for `/` of the crashed process.
     pub sysroot: Option<PathBuf>,
+    /// How much is read.
+    pub depth: Depth,
 }
 
 const SYSTEM_DEBUG_DIR: &str = "/usr/lib/debug";
@@ -164,9 +176,17 @@ impl Search {
 
     /// The supplementary file (`dwz -m`) that a debug file refers to.
     pub fn supplementary<'a>(&self, of: &Found<'a>, files: &impl Files<'a>) -> Option<Found<'a>> {
-        let section = of.elf.section_data(b".gnu_debugaltlink")?;
-        let name = le::c_string(&section, 0)?;
-        let id = section.get(name.len() + 1..)?;
+        let section = of
+            .elf
+            .section_data(b".gnu_debugaltlink")
+            .or_else(|| of.elf.section_data(b".debug_sup"))?;
+        // `.debug_sup` (DWARF 5 §7.3.6) has a version and a flag before the name, a length byte behind it.
+        let (start, gap) = match of.elf.section(b".gnu_debugaltlink") {
+            Some(_) => (0, 1),
+            None => (3, 2),
+        };
+        let name = le::c_string(&section, start)?;
+        let id = section.get(start + name.len() + gap..)?;
         let name = PathBuf::from(String::from_utf8_lossy(name).into_owned());
         let folder = of.path.parent().unwrap_or(Path::new("/"));
         let dirs = self.all_debug_dirs();

@@ -16,11 +16,14 @@ use crate::crash::files::Files;
 use crate::crash::modules::{self, Kind, Mapped, Range};
 use crate::crash::report;
 use dwarf::{Debug, Place};
-use find::{Found, Image, Search};
-use std::cell::{OnceCell, RefCell};
+use find::{Depth, Found, Image, Search};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use symtab::Table;
+
+/// Symbols searched for before an index of them is worth its memory.
+const SEARCHES: usize = 200;
 
 /// A module with everything that was found for it.
 pub struct Module<'a> {
@@ -40,6 +43,9 @@ pub struct Module<'a> {
     mini: Option<Elf<'a>>,
     tables: Vec<Table<'a>>,
     extra_dirs: Vec<PathBuf>,
+    depth: Depth,
+    asked: Cell<usize>,
+    index: OnceCell<symtab::Index<'a>>,
     context: OnceCell<Option<Debug<'a>>>,
     known: RefCell<HashMap<u64, Vec<Place>>>,
 }
@@ -88,6 +94,9 @@ impl<'a> Module<'a> {
             mini: None,
             tables: Vec::new(),
             extra_dirs: search.debug_dirs.clone(),
+            depth: search.depth,
+            asked: Cell::new(0),
+            index: OnceCell::new(),
             context: OnceCell::new(),
             known: RefCell::default(),
             mapped,
@@ -131,15 +140,18 @@ impl<'a> Module<'a> {
             .iter()
             .map(|d| &d.elf)
             .chain(image)
-            .flat_map(symtab::tables)
+            .flat_map(|elf| symtab::tables(elf, self.bias))
             .collect();
         let full = |elf: &Elf<'a>| elf.section(b".symtab").is_some();
         if !self.debug.as_ref().is_some_and(|d| full(&d.elf))
             && !self.image.as_ref().is_some_and(full)
         {
             self.mini = self.image.as_ref().and_then(|e| mini_debug_info(e, files));
-            self.tables
-                .extend(self.mini.iter().flat_map(symtab::tables));
+            self.tables.extend(
+                self.mini
+                    .iter()
+                    .flat_map(|elf| symtab::tables(elf, self.bias)),
+            );
         }
     }
 
@@ -185,7 +197,9 @@ impl<'a> Module<'a> {
 
     pub fn symbols(&self) -> report::Symbols {
         match (&self.debug, self.tables.is_empty()) {
-            (Some(debug), _) if find::has_dwarf(&debug.elf) => report::Symbols::Dwarf,
+            (Some(debug), _) if find::has_dwarf(&debug.elf) && self.depth == Depth::Everything => {
+                report::Symbols::Dwarf
+            }
             (_, false) => report::Symbols::Symtab,
             (_, true) => report::Symbols::None,
         }
@@ -212,7 +226,15 @@ impl<'a> Module<'a> {
     }
 
     fn symbol(&self, address: u64) -> Option<String> {
-        let symbol = symtab::find(&self.tables, address)?;
+        let asked = self.asked.get() + 1;
+        self.asked.set(asked);
+        let symbol = match asked {
+            ..=SEARCHES => symtab::find(&self.tables, address),
+            _ => self
+                .index
+                .get_or_init(|| symtab::Index::new(&self.tables))
+                .find(address),
+        }?;
         Some(demangle::demangle(&String::from_utf8_lossy(symbol.name)))
     }
 
@@ -228,7 +250,11 @@ impl<'a> Module<'a> {
     /// The debug information, parsed at the first question.
     pub fn debug(&self, files: &impl Files<'a>) -> Option<&Debug<'a>> {
         let context = self.context.get_or_init(|| {
-            let debug = self.debug.as_ref().filter(|d| find::has_dwarf(&d.elf))?;
+            let wanted = self.depth == Depth::Everything;
+            let debug = self
+                .debug
+                .as_ref()
+                .filter(|d| wanted && find::has_dwarf(&d.elf))?;
             let beside = self
                 .image_path
                 .iter()

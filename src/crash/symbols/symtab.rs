@@ -28,7 +28,9 @@ pub struct Symbol<'a> {
 }
 
 /// The tables of a file: `.symtab`, `.dynsym`, or what the dynamic section tells of an image without sections.
-pub fn tables<'a>(elf: &Elf<'a>) -> Vec<Table<'a>> {
+///
+/// `bias` is that of the running image: in one taken from memory the linker has added it to the dynamic section.
+pub fn tables<'a>(elf: &Elf<'a>, bias: u64) -> Vec<Table<'a>> {
     let by_name = |name: &[u8]| {
         let section = elf.section(name)?;
         let strings = elf.sections.get(section.link as usize)?;
@@ -42,13 +44,13 @@ pub fn tables<'a>(elf: &Elf<'a>) -> Vec<Table<'a>> {
         .filter_map(by_name)
         .collect();
     if tables.is_empty() {
-        tables.extend(dynamic_table(elf));
+        tables.extend(dynamic_table(elf, bias));
     }
     tables
 }
 
 /// Without section headers the table's end is unknown; the string table is usually laid out right behind it.
-fn dynamic_table<'a>(elf: &Elf<'a>) -> Option<Table<'a>> {
+fn dynamic_table<'a>(elf: &Elf<'a>, bias: u64) -> Option<Table<'a>> {
     const DT_STRTAB: u64 = 5;
     const DT_SYMTAB: u64 = 6;
     const DT_STRSZ: u64 = 10;
@@ -60,14 +62,9 @@ fn dynamic_table<'a>(elf: &Elf<'a>) -> Option<Table<'a>> {
             .find(|e| le::u64_at(e, 0) == Some(tag))?;
         le::u64_at(entry, 8)
     };
-    // In an image taken from memory the linker has added the load bias to these.
     let at = |address: u64| {
-        let lowest = elf
-            .segments_of(crate::crash::elf::PT_LOAD)
-            .map(|s| s.address)
-            .min()?;
         elf.at_address(address)
-            .or_else(|| elf.at_address(lowest + (address & 0xff_ffff)))
+            .or_else(|| elf.at_address(address.wrapping_sub(bias)))
     };
     let (symbols, strings) = (value(DT_SYMTAB)?, value(DT_STRTAB)?);
     let strings_size = usize::try_from(value(DT_STRSZ)?).ok()?;
@@ -108,6 +105,58 @@ pub fn find<'a>(tables: &[Table<'a>], address: u64) -> Option<Symbol<'a>> {
         }
     }
     best.map(|(_, symbol)| symbol)
+}
+
+/// All function symbols by address, for when many addresses are asked for.
+pub struct Index<'a> {
+    tables: Vec<Table<'a>>,
+    /// Start, table, symbol; sorted.
+    starts: Vec<(u64, u16, u32)>,
+}
+
+impl<'a> Index<'a> {
+    pub fn new(tables: &[Table<'a>]) -> Index<'a> {
+        let mut starts = Vec::new();
+        for (table, number) in tables.iter().zip(0u16..) {
+            for (entry, symbol) in table
+                .symbols
+                .as_chunks::<SYMBOL_SIZE>()
+                .0
+                .iter()
+                .zip(0u32..)
+            {
+                // A symbol is a candidate at its own start, or never.
+                let start = le::u64_at(entry, 8).unwrap_or(0);
+                if candidate(entry, start).is_some() {
+                    starts.push((start, number, symbol));
+                }
+            }
+        }
+        starts.sort_unstable();
+        Index {
+            tables: tables.to_vec(),
+            starts,
+        }
+    }
+
+    /// As `find`; looks at the nearest symbols before the address only.
+    pub fn find(&self, address: u64) -> Option<Symbol<'a>> {
+        /// Labels and aliases that may stand inside one function.
+        const NEAREST: usize = 256;
+        let end = self
+            .starts
+            .partition_point(|(start, _, _)| *start <= address);
+        let near = self.starts.get(end.saturating_sub(NEAREST)..end)?;
+        let entries = near.iter().filter_map(|(_, number, symbol)| {
+            let table = self.tables.get(usize::from(*number))?;
+            let at = *symbol as usize * SYMBOL_SIZE;
+            Some(Table {
+                symbols: table.symbols.get(at..at + SYMBOL_SIZE)?,
+                strings: table.strings,
+            })
+        });
+        find(&entries.collect::<Vec<_>>(), address)
+    }
 }
 
 /// The address of a variable or function by name.
@@ -208,5 +257,9 @@ mod tests {
         assert_eq!(name(0x9_0000), None);
         assert_eq!(by_name(&tables, b"inner").map(|s| s.address), Some(0x1040));
         assert_eq!(by_name(&tables, b"inne"), None);
+        let index = Index::new(&tables);
+        for address in (0xff0..0x2100).chain([0x9_0000]) {
+            assert_eq!(index.find(address), find(&tables, address), "{address:x}");
+        }
     }
 }

@@ -8,7 +8,9 @@
 //! `.eh_frame` and signed return addresses are the very cases that crash reports consist of.
 
 pub mod aarch64;
+mod guess;
 pub mod rules;
+mod search_table;
 pub mod tables;
 pub mod x86_64;
 
@@ -16,7 +18,7 @@ use crate::crash::core::strip_signature;
 use crate::crash::machine::{Machine, Registers};
 use crate::crash::memory::Memory;
 use rules::{Failure, Row};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use tables::Tables;
@@ -95,12 +97,10 @@ const INNERMOST: usize = 160;
 const OUTERMOST: usize = 40;
 /// 8 MiB of the smallest frames there are; a bigger stack is cut.
 const MAX_FRAMES: usize = 600_000;
+/// Many threads that all have overflowed; only a forged core has more.
+const MAX_FRAMES_IN_ALL: usize = 3_000_000;
 /// A signal handler's stack, coroutines, Go's system stack: each may lie below the last.
 const MAX_STACK_CHANGES: usize = 64;
-/// Words searched for a return address.
-const SCANNED_WORDS: u64 = 512;
-/// A function that a call leads to begins at most this far before the code in it.
-const NEAR: u64 = 4096;
 /// A process entry point is shorter than this.
 const ENTRY_SIZE: u64 = 64;
 
@@ -112,6 +112,8 @@ pub struct Space<'a, 'm> {
     /// Where the process begins (`AT_ENTRY`, the dynamic linker's entry).
     pub entries: Vec<u64>,
     modules: Vec<(u64, u64, Rc<Tables<'a>>)>,
+    /// Frames that may still be followed, over all threads.
+    frames_left: Cell<usize>,
     rows: RefCell<HashMap<u64, Option<Rc<Row<'a>>>>>,
 }
 
@@ -135,6 +137,7 @@ impl<'a, 'm> Space<'a, 'm> {
             pac_mask,
             entries,
             modules: Vec::new(),
+            frames_left: Cell::new(MAX_FRAMES_IN_ALL),
             rows: RefCell::default(),
         }
     }
@@ -184,7 +187,7 @@ impl<'a, 'm> Space<'a, 'm> {
             keep(&mut inner, &mut outer, current);
             match next {
                 Err(end) => break end,
-                Ok(_) if depth >= MAX_FRAMES => break End::TooDeep,
+                Ok(_) if depth >= MAX_FRAMES || !self.may_follow() => break End::TooDeep,
                 Ok(Caller {
                     registers,
                     trust,
@@ -211,11 +214,10 @@ impl<'a, 'm> Space<'a, 'm> {
         }
     }
 
-    /// The outer part of an overwritten stack is often whole: it is searched for, and marked as a guess.
-    fn beyond_overwritten(&self, frame: &Frame) -> Option<Caller> {
-        let mut registers = frame.registers.clone();
-        registers.set(self.machine.sp(), frame.frame_address.or(registers.sp()));
-        self.by_scan(&registers)
+    fn may_follow(&self) -> bool {
+        let left = self.frames_left.get();
+        self.frames_left.set(left.saturating_sub(1));
+        left > 0
     }
 
     /// Strips the caller's pc and checks that it leads outwards.
@@ -304,169 +306,6 @@ impl<'a, 'm> Space<'a, 'm> {
         Err(End::Overwritten(pc))
     }
 
-    fn without_rules(&self, frame: &Frame) -> Option<Caller> {
-        let registers = &frame.registers;
-        if frame.interrupted
-            && let Some(caller) = self.by_convention(registers)
-        {
-            return Some(caller);
-        }
-        let by_pointer = self.by_frame_pointer(registers);
-        if let Some((caller, function)) = self.by_direct_call(registers) {
-            let trusted = by_pointer
-                .as_ref()
-                .is_some_and(|c| self.may_have_called(c, registers.pc()));
-            if !trusted || !self.keeps_frame_pointer(function) {
-                return Some(caller);
-            }
-        }
-        by_pointer
-            .or_else(|| {
-                if frame.interrupted {
-                    self.by_link_register(registers)
-                } else {
-                    None
-                }
-            })
-            .or_else(|| self.by_scan(registers))
-    }
-
-    /// Code that was jumped to but is none, or a function that was entered and has done nothing yet: the return
-    /// address is where the call put it.
-    fn by_convention(&self, registers: &Registers) -> Option<Caller> {
-        let pc = registers.pc();
-        let (address, sp) = match self.machine {
-            Machine::X86_64 => x86_64::return_of_entered(self.memory, registers),
-            Machine::Aarch64 => aarch64::return_of_entered(self.memory, registers),
-        }?;
-        let address = strip_signature(address, self.pac_mask);
-        if !self.is_return_address(address) {
-            return None;
-        }
-        let just_entered = || {
-            self.call_target(address)
-                .is_some_and(|t| pc.wrapping_sub(t) < NEAR)
-        };
-        if self.memory.is_executable(pc) && !just_entered() {
-            return None;
-        }
-        let mut caller = registers.callee_saved();
-        caller.set(self.machine.pc(), Some(address));
-        caller.set(self.machine.sp(), Some(sp));
-        Some(Caller {
-            registers: caller,
-            trust: Trust::FramePointer,
-            interrupted: false,
-        })
-    }
-
-    /// Both machines keep the caller's frame pointer and the return address in two words at the frame pointer.
-    fn by_frame_pointer(&self, registers: &Registers) -> Option<Caller> {
-        let (fp, sp) = (registers.fp()?, registers.sp()?);
-        if fp < sp || !fp.is_multiple_of(8) || self.memory.region(fp)?.end <= sp {
-            return None;
-        }
-        let saved = self.memory.u64(fp)?;
-        let address = strip_signature(self.memory.u64(fp.checked_add(8)?)?, self.pac_mask);
-        if !self.is_return_address(address) {
-            return None;
-        }
-        let mut caller = registers.callee_saved();
-        caller.set(self.machine.pc(), Some(address));
-        caller.set(self.machine.fp(), Some(saved));
-        caller.set(self.machine.sp(), fp.checked_add(16));
-        Some(Caller {
-            registers: caller,
-            trust: Trust::FramePointer,
-            interrupted: false,
-        })
-    }
-
-    /// Assembly that keeps no frame pointer leaves that of its caller in place: then the call before the return
-    /// address found there leads elsewhere.
-    fn may_have_called(&self, caller: &Caller, pc: u64) -> bool {
-        self.call_target(caller.registers.pc())
-            .is_none_or(|target| pc.wrapping_sub(target) < NEAR)
-    }
-
-    /// Whether a function may keep a frame pointer, by its first instructions; on aarch64 it may do so later, and gets the benefit of the doubt.
-    fn keeps_frame_pointer(&self, function: u64) -> bool {
-        match self.machine {
-            Machine::X86_64 => self
-                .memory
-                .array::<8>(function)
-                .is_none_or(|code| x86_64::may_keep_frame_pointer(&code)),
-            Machine::Aarch64 => true,
-        }
-    }
-
-    /// A word near the top of the stack that returns from a direct call of the code at pc; and what was called.
-    fn by_direct_call(&self, registers: &Registers) -> Option<(Caller, u64)> {
-        const WORDS: u64 = 64;
-        let (sp, pc) = (registers.sp()?, registers.pc());
-        (0..WORDS).find_map(|index| {
-            let slot = sp.checked_add(index * 8)?;
-            let address = strip_signature(self.memory.u64(slot)?, self.pac_mask);
-            if !self.is_return_address(address) {
-                return None;
-            }
-            let function = self
-                .call_target(address)
-                .filter(|t| pc.wrapping_sub(*t) < NEAR)?;
-            let mut caller = registers.callee_saved();
-            caller.set(self.machine.pc(), Some(address));
-            caller.set(self.machine.sp(), slot.checked_add(8));
-            let caller = Caller {
-                registers: caller,
-                trust: Trust::Scan,
-                interrupted: false,
-            };
-            Some((caller, function))
-        })
-    }
-
-    fn by_link_register(&self, registers: &Registers) -> Option<Caller> {
-        if self.machine == Machine::X86_64 {
-            return None;
-        }
-        let (address, sp) = aarch64::return_of_entered(self.memory, registers)?;
-        let address = strip_signature(address, self.pac_mask);
-        if !self.is_return_address(address) {
-            return None;
-        }
-        let mut caller = registers.callee_saved();
-        caller.set(self.machine.pc(), Some(address));
-        caller.set(self.machine.sp(), Some(sp));
-        Some(Caller {
-            registers: caller,
-            trust: Trust::FramePointer,
-            interrupted: false,
-        })
-    }
-
-    fn by_scan(&self, registers: &Registers) -> Option<Caller> {
-        let start = registers.sp()?.checked_next_multiple_of(8)?;
-        for index in 0..SCANNED_WORDS {
-            let slot = start.checked_add(index * 8)?;
-            let address = strip_signature(self.memory.u64(slot)?, self.pac_mask);
-            if !self.is_return_address(address) {
-                continue;
-            }
-            let mut caller = registers.callee_saved();
-            let sp = slot.checked_add(8)?;
-            caller.set(self.machine.pc(), Some(address));
-            caller.set(self.machine.sp(), Some(sp));
-            // A frame pointer below the new frame belongs to a frame that was skipped.
-            caller.set(self.machine.fp(), registers.fp().filter(|fp| *fp >= sp));
-            return Some(Caller {
-                registers: caller,
-                trust: Trust::Scan,
-                interrupted: false,
-            });
-        }
-        None
-    }
-
     fn is_trampoline(&self, pc: u64) -> bool {
         let Some(code) = self.memory.array::<9>(pc).or_else(|| {
             let mut nine = [0; 9];
@@ -488,38 +327,6 @@ impl<'a, 'm> Space<'a, 'm> {
         }
     }
 
-    /// Whether an address is executable and a call instruction stands before it.
-    fn is_return_address(&self, address: u64) -> bool {
-        if !self.memory.is_executable(address) {
-            return false;
-        }
-        let before = self.before(address);
-        match self.machine {
-            Machine::X86_64 => x86_64::ends_with_call(&before),
-            Machine::Aarch64 => address.is_multiple_of(4) && aarch64::ends_with_call(&before),
-        }
-    }
-
-    fn call_target(&self, return_address: u64) -> Option<u64> {
-        let before = self.before(return_address);
-        match self.machine {
-            Machine::X86_64 => x86_64::call_target(&before, return_address),
-            Machine::Aarch64 => aarch64::call_target(&before, return_address),
-        }
-    }
-
-    /// The code before an address, as far as a call can reach back and as far as it is known.
-    fn before(&self, address: u64) -> Vec<u8> {
-        let longest = match self.machine {
-            Machine::X86_64 => x86_64::LONGEST_CALL,
-            Machine::Aarch64 => aarch64::LONGEST_CALL,
-        };
-        (2..=longest)
-            .rev()
-            .find_map(|n| self.memory.bytes(address.checked_sub(n as u64)?, n))
-            .unwrap_or_default()
-    }
-
     fn is_entry(&self, pc: u64) -> bool {
         self.entries
             .iter()
@@ -536,4 +343,144 @@ fn keep(inner: &mut Vec<Frame>, outer: &mut VecDeque<Frame>, frame: Frame) {
         outer.pop_front();
     }
     outer.push_back(frame);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crash::memory::{Access, Region};
+
+    const CODE: u64 = 0x40_0000;
+    const STACK: u64 = 0x7000_0000;
+
+    /// Code full of `call` with every address behind one a return address, and a stack of these words.
+    struct Process {
+        code: Vec<u8>,
+        stack: Vec<u8>,
+    }
+
+    impl Process {
+        fn new(words: &[u64]) -> Process {
+            // `call *%rax` in every second byte pair.
+            let code = [0xff, 0xd0].repeat(2048);
+            Process {
+                code,
+                stack: words.iter().flat_map(|w| w.to_le_bytes()).collect(),
+            }
+        }
+
+        fn memory(&self) -> Memory<'_> {
+            let region =
+                |start, bytes: &'_ [u8], execute| (start, start + bytes.len() as u64, execute);
+            let regions = [
+                region(CODE, &self.code, true),
+                region(STACK, &self.stack, false),
+            ];
+            let bytes: [&[u8]; 2] = [&self.code, &self.stack];
+            let regions = regions
+                .into_iter()
+                .zip(bytes)
+                .map(|((start, end, execute), dumped)| Region {
+                    start,
+                    end,
+                    access: Access {
+                        write: !execute,
+                        execute,
+                    },
+                    dumped,
+                    backing: &[],
+                });
+            Memory::new(regions.collect())
+        }
+
+        fn unwind(&self, pc: u64, sp: u64, fp: u64) -> Stack {
+            let memory = self.memory();
+            let space = Space::new(Machine::X86_64, &memory, 0, vec![CODE + 0x800]);
+            let mut registers = Registers::new(Machine::X86_64);
+            for (number, value) in [(16, pc), (7, sp), (6, fp)] {
+                registers.set(number, Some(value));
+            }
+            space.unwind(&registers)
+        }
+    }
+
+    fn shape(stack: &Stack) -> Vec<(u64, Trust)> {
+        stack.frames.iter().map(|f| (f.pc(), f.trust)).collect()
+    }
+
+    #[test]
+    fn a_chain_of_frame_pointers_ends_at_the_entry_point() {
+        let process = Process::new(&[0, STACK + 0x20, CODE + 0x10, 0, 0, CODE + 0x810]);
+        let stack = process.unwind(CODE + 0x100, STACK, STACK + 8);
+        let pointer = Trust::FramePointer;
+        assert_eq!(
+            shape(&stack),
+            [
+                (CODE + 0x100, Trust::Context),
+                (CODE + 0x10, pointer),
+                (CODE + 0x810, pointer)
+            ]
+        );
+        assert_eq!((stack.end, stack.omitted), (End::Outermost, 0));
+    }
+
+    #[test]
+    fn a_jump_into_nothing_returns_to_its_caller() {
+        let process = Process::new(&[CODE + 0x20, 0, 0]);
+        let stack = process.unwind(0, STACK, 0);
+        assert_eq!(
+            shape(&stack),
+            [(0, Trust::Context), (CODE + 0x20, Trust::FramePointer)]
+        );
+    }
+
+    #[test]
+    fn without_a_frame_pointer_the_stack_is_searched() {
+        let process = Process::new(&[1, 2, 3, CODE + 0x30, 5, CODE + 0x802]);
+        let stack = process.unwind(CODE + 0x100, STACK, 0);
+        let scan = Trust::Scan;
+        assert_eq!(
+            shape(&stack),
+            [
+                (CODE + 0x100, Trust::Context),
+                (CODE + 0x30, scan),
+                (CODE + 0x802, scan)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_frame_that_leads_to_itself_ends() {
+        // Saved frame pointer and return address of one frame, again and again.
+        let process = Process::new(&[STACK, CODE + 0x10, 0, 0]);
+        let stack = process.unwind(CODE + 0x100, STACK, STACK);
+        assert!(stack.frames.len() < 10, "{:?}", stack.end);
+        assert_ne!(stack.end, End::Outermost);
+    }
+
+    #[test]
+    fn a_very_deep_stack_keeps_both_ends() {
+        const DEPTH: u64 = 50_000;
+        let words = (0..DEPTH).flat_map(|i| [STACK + (i + 1) * 16, CODE + 0x10 + (i % 64) * 2]);
+        let mut words: Vec<u64> = words.collect();
+        words.extend([0, CODE + 0x810]);
+        let stack = Process::new(&words).unwind(CODE + 0x100, STACK, STACK);
+        assert_eq!(stack.frames.len(), INNERMOST + OUTERMOST);
+        assert_eq!(stack.omitted + stack.frames.len(), DEPTH as usize + 2);
+        assert_eq!(
+            stack.frames.last().map(|f| (f.pc(), f.depth)),
+            Some((CODE + 0x810, DEPTH as usize + 1))
+        );
+        assert_eq!(
+            stack.frames.get(INNERMOST - 1).map(|f| f.depth),
+            Some(INNERMOST - 1)
+        );
+        assert_eq!(stack.end, End::Outermost);
+    }
+
+    #[test]
+    fn nothing_at_all_is_one_frame() {
+        let stack = Process::new(&[]).unwind(0x1234, 0, u64::MAX);
+        assert_eq!((stack.frames.len(), stack.end), (1, End::Unknown));
+    }
 }

@@ -8,6 +8,7 @@ use gimli::{
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use typed_arena::Arena;
 
 pub type Unit<'a> = gimli::Unit<Bytes<'a>>;
@@ -26,10 +27,13 @@ pub struct Die<'x, 'a> {
 /// A unit: its file's sections (by address), its offset, whether that is in `.debug_types`.
 type Key = (usize, usize, bool);
 
+type Headers<'a> = Vec<gimli::UnitHeader<Bytes<'a>>>;
+
 /// Where units that references lead to are kept.
 #[derive(Default)]
 pub struct Units<'x, 'a> {
     arena: Arena<Unit<'a>>,
+    listed: RefCell<HashMap<usize, Rc<Headers<'a>>>>,
     known: RefCell<HashMap<Key, Option<&'x Unit<'a>>>>,
 }
 
@@ -50,17 +54,26 @@ impl<'x, 'a> Units<'x, 'a> {
     }
 
     fn at(&'x self, dwarf: &'x Dwarf<Bytes<'a>>, offset: DebugInfoOffset) -> Option<Die<'x, 'a>> {
-        let mut headers = dwarf.units();
-        while let Ok(Some(header)) = headers.next() {
-            if let Some(inside) = offset.to_unit_offset(&header) {
-                let unit = self.unit(dwarf, header)?;
-                return Some(Die {
-                    unit: UnitRef::new(dwarf, unit),
-                    offset: inside,
-                });
-            }
-        }
-        None
+        let headers = self.headers(dwarf);
+        let after = headers.partition_point(|h| h.offset().0 <= offset.0);
+        let header = *headers.get(after.checked_sub(1)?)?;
+        let inside = offset.to_unit_offset(&header)?;
+        let unit = self.unit(dwarf, header)?;
+        Some(Die {
+            unit: UnitRef::new(dwarf, unit),
+            offset: inside,
+        })
+    }
+
+    /// All units of a file, by offset; listed once, since link-time optimized programs refer across units all the time.
+    fn headers(&self, dwarf: &Dwarf<Bytes<'a>>) -> Rc<Headers<'a>> {
+        let key = std::ptr::from_ref(dwarf) as usize;
+        let mut listed = self.listed.borrow_mut();
+        let headers = listed.entry(key).or_insert_with(|| {
+            let mut units = dwarf.units();
+            Rc::new(std::iter::from_fn(|| units.next().ok().flatten()).collect())
+        });
+        headers.clone()
     }
 
     fn by_signature(

@@ -3,9 +3,13 @@
 //! Only scopes that contain the frame's address count. Bounded in number, depth and length; a value that cannot be
 //! had says why and disturbs no other.
 
+mod contents;
 pub mod dies;
+mod entry_values;
 pub mod locate;
 pub mod show;
+pub mod tail_calls;
+mod types;
 
 use crate::crash::report::Variable;
 use crate::crash::unwind::rules::Bytes;

@@ -12,16 +12,14 @@ use std::fmt::Write as _;
 /// Characters of one value; what is longer ends in `…`.
 const MAX_TEXT: usize = 400;
 /// Characters of one string.
-const MAX_STRING: usize = 200;
+pub(super) const MAX_STRING: usize = 200;
 const MAX_ELEMENTS: u64 = 10;
-const MAX_DEPTH: usize = 6;
-const MAX_MEMBERS: usize = 64;
-/// Modifiers (`const`, typedefs) around one type.
-const MAX_MODIFIERS: usize = 32;
+pub(super) const MAX_DEPTH: usize = 6;
+pub(super) const MAX_MEMBERS: usize = 64;
 
 pub struct Printer<'v, 'x, 'a> {
-    units: &'x Units<'x, 'a>,
-    memory: &'v Memory<'a>,
+    pub(super) units: &'x Units<'x, 'a>,
+    pub(super) memory: &'v Memory<'a>,
 }
 
 impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
@@ -38,90 +36,7 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         shorten(out)
     }
 
-    /// The name as the language writes it, as far as simple types go.
-    pub fn type_name(&self, kind: Die<'x, 'a>) -> String {
-        shorten(self.name(kind, MAX_DEPTH))
-    }
-
-    fn name(&self, kind: Die<'x, 'a>, depth: usize) -> String {
-        let inner = || match (self.units.type_of(kind), depth.checked_sub(1)) {
-            (Some(inner), Some(depth)) => self.name(inner, depth),
-            (Some(_), None) => "…".to_owned(),
-            (None, _) => "void".to_owned(),
-        };
-        let own = self.units.name(kind);
-        match (own, kind.tag()) {
-            (Some(name), _) => name,
-            (None, Some(gimli::DW_TAG_pointer_type)) => format!("{} *", inner()),
-            (None, Some(gimli::DW_TAG_reference_type)) => format!("{} &", inner()),
-            (None, Some(gimli::DW_TAG_rvalue_reference_type)) => format!("{} &&", inner()),
-            (None, Some(gimli::DW_TAG_const_type)) => format!("const {}", inner()),
-            (None, Some(gimli::DW_TAG_volatile_type)) => format!("volatile {}", inner()),
-            (None, Some(gimli::DW_TAG_restrict_type | gimli::DW_TAG_atomic_type)) => inner(),
-            (None, Some(gimli::DW_TAG_array_type)) => {
-                let count = self.count(kind).map_or_else(String::new, |c| c.to_string());
-                format!("{} [{count}]", inner())
-            }
-            (None, Some(gimli::DW_TAG_subroutine_type)) => format!("{} ()", inner()),
-            (None, Some(gimli::DW_TAG_structure_type | gimli::DW_TAG_class_type)) => {
-                "struct {…}".to_owned()
-            }
-            (None, Some(gimli::DW_TAG_union_type)) => "union {…}".to_owned(),
-            (None, Some(gimli::DW_TAG_enumeration_type)) => "enum {…}".to_owned(),
-            (None, _) => "?".to_owned(),
-        }
-    }
-
-    /// Bytes of an object of this type.
-    pub fn size(&self, kind: Die<'x, 'a>) -> Option<usize> {
-        let kind = self.bare(kind)?;
-        if let Some(size) = self.units.number(kind, gimli::DW_AT_byte_size) {
-            return usize::try_from(size).ok();
-        }
-        match kind.tag()? {
-            gimli::DW_TAG_pointer_type
-            | gimli::DW_TAG_reference_type
-            | gimli::DW_TAG_rvalue_reference_type => Some(8),
-            gimli::DW_TAG_array_type => {
-                let element = self.size(self.units.type_of(kind)?)?;
-                element.checked_mul(usize::try_from(self.count(kind)?).ok()?)
-            }
-            gimli::DW_TAG_enumeration_type => self.size(self.units.type_of(kind)?),
-            _ => None,
-        }
-    }
-
-    /// Without typedefs and qualifiers, and the definition where this is a declaration with a signature.
-    fn bare(&self, kind: Die<'x, 'a>) -> Option<Die<'x, 'a>> {
-        let mut kind = kind;
-        for _ in 0..MAX_MODIFIERS {
-            match kind.tag()? {
-                gimli::DW_TAG_typedef
-                | gimli::DW_TAG_const_type
-                | gimli::DW_TAG_volatile_type
-                | gimli::DW_TAG_restrict_type
-                | gimli::DW_TAG_atomic_type
-                | gimli::DW_TAG_immutable_type => kind = self.units.type_of(kind)?,
-                gimli::DW_TAG_structure_type
-                | gimli::DW_TAG_class_type
-                | gimli::DW_TAG_union_type => {
-                    let signature = kind
-                        .unit
-                        .entry(kind.offset)
-                        .ok()?
-                        .attr_value(gimli::DW_AT_signature);
-                    return match signature {
-                        Some(signature) => self.units.follow(kind.unit, signature),
-                        None => Some(kind),
-                    };
-                }
-                _ => return Some(kind),
-            }
-        }
-        None
-    }
-
-    fn value(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) {
+    pub(super) fn value(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) {
         if out.len() > MAX_TEXT {
             return;
         }
@@ -230,26 +145,6 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         }
     }
 
-    /// Elements of an array, from its bounds.
-    fn count(&self, kind: Die<'x, 'a>) -> Option<u64> {
-        let ranges = kind
-            .children(8)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_subrange_type);
-        let counts = ranges.map(|(_, range)| {
-            let upper = || {
-                self.units
-                    .number(range, gimli::DW_AT_upper_bound)?
-                    .checked_add(1)
-            };
-            self.units.number(range, gimli::DW_AT_count).or_else(upper)
-        });
-        counts
-            .collect::<Option<Vec<u64>>>()?
-            .into_iter()
-            .try_fold(1u64, u64::checked_mul)
-    }
-
     fn array(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) {
         let Some(element) = self.units.type_of(kind) else {
             return;
@@ -271,7 +166,7 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         });
     }
 
-    fn elements(
+    pub(super) fn elements(
         &self,
         out: &mut String,
         element: Die<'x, 'a>,
@@ -358,7 +253,7 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         out.push('}');
     }
 
-    fn offset(&self, member: Die<'x, 'a>, parent: Die<'x, 'a>) -> Option<usize> {
+    pub(super) fn offset(&self, member: Die<'x, 'a>, parent: Die<'x, 'a>) -> Option<usize> {
         let entry = member.unit.entry(member.offset).ok()?;
         if entry.has_attr(gimli::DW_AT_external) {
             return None;
@@ -372,7 +267,7 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         }
     }
 
-    fn member(
+    pub(super) fn member(
         &self,
         out: &mut String,
         member: Die<'x, 'a>,
@@ -404,247 +299,10 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
             None => out.push_str("<not in core>"),
         }
     }
-
-    /// A Rust enum: the discriminant chooses the variant; the one without a value is for all others.
-    fn variant(
-        &self,
-        out: &mut String,
-        kind: Die<'x, 'a>,
-        part: Die<'x, 'a>,
-        bytes: &[u8],
-        depth: usize,
-    ) {
-        let tag = || {
-            let (unit, value) = self.units.attribute(part, gimli::DW_AT_discr)?;
-            let member = self.units.follow(unit, value)?;
-            let size = self.size(self.units.type_of(member)?)?;
-            let at = self.offset(member, kind)?;
-            Some((number(bytes.get(at..at.checked_add(size)?)?), size))
-        };
-        let tag = tag();
-        let variants = part
-            .children(1024)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_variant);
-        let mut chosen = None;
-        for (_, variant) in variants {
-            let value = self.units.number(variant, gimli::DW_AT_discr_value);
-            let matches = match (value, tag) {
-                (Some(value), Some((tag, size))) => truncate(value, size) == tag,
-                (None, _) => {
-                    chosen = chosen.or(Some(variant));
-                    continue;
-                }
-                (Some(_), None) => false,
-            };
-            if matches {
-                chosen = Some(variant);
-                break;
-            }
-        }
-        let members = chosen.map(|v| v.children(4)).unwrap_or_default();
-        let Some((_, member)) = members
-            .into_iter()
-            .find(|(tag, _)| *tag == gimli::DW_TAG_member)
-        else {
-            out.push_str("<unknown variant>");
-            return;
-        };
-        let _ = write!(out, "{}", self.units.name(member).unwrap_or_default());
-        let Some(of) = self.units.type_of(member) else {
-            return;
-        };
-        let has_fields = self.bare(of).is_some_and(|s| {
-            s.children(2)
-                .iter()
-                .any(|(t, _)| *t == gimli::DW_TAG_member)
-        });
-        if has_fields {
-            out.push(' ');
-            self.member(
-                out,
-                member,
-                of,
-                self.offset(member, kind).unwrap_or(0),
-                bytes,
-                depth,
-            );
-        }
-    }
-
-    /// `&str`, `String` and `std::string` as text. `false` where the type is none of these.
-    fn text_like(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8]) -> bool {
-        let Some(name) = self.units.name(kind) else {
-            return false;
-        };
-        let is_std =
-            name.starts_with("basic_string<char") && !name.starts_with("basic_string_view");
-        let is_view = name.starts_with("basic_string_view<char");
-        let (start, len) = match name.as_str() {
-            "&str" | "&mut str" => (
-                self.word(kind, bytes, "data_ptr"),
-                self.word(kind, bytes, "length"),
-            ),
-            "String" => (
-                self.first_pointer(kind, bytes, MAX_DEPTH),
-                self.nested(kind, bytes, &["vec", "len"]),
-            ),
-            _ if is_std => (
-                self.nested(kind, bytes, &["_M_dataplus", "_M_p"]),
-                self.word(kind, bytes, "_M_string_length"),
-            ),
-            _ if is_view => (
-                self.word(kind, bytes, "_M_str"),
-                self.word(kind, bytes, "_M_len"),
-            ),
-            _ => return false,
-        };
-        let (Some(start), Some(len)) = (start, len) else {
-            return false;
-        };
-        let shown = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_STRING);
-        match self.memory.bytes(start, shown) {
-            Some(text) => {
-                let _ = write!(
-                    out,
-                    "{}{}",
-                    quoted(&text),
-                    if len > shown as u64 { "…" } else { "" }
-                );
-            }
-            None => {
-                let _ = write!(out, "<{len} bytes at {start:#x}, not in core>");
-            }
-        }
-        true
-    }
-
-    /// Slices and `Vec` as their elements.
-    fn sequence(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) -> bool {
-        let Some(name) = self.units.name(kind) else {
-            return false;
-        };
-        if name.starts_with("vector<")
-            && let Some((start, len, element)) = self.std_vector(kind, bytes)
-        {
-            self.elements(out, element, len, depth, |at, size| {
-                self.memory.bytes(start.checked_add(at as u64)?, size)
-            });
-            return true;
-        }
-        let (start, len, element) = if name.starts_with("&[") || name.starts_with("&mut [") {
-            let pointer = self
-                .find_member(kind, "data_ptr")
-                .and_then(|m| self.units.type_of(m));
-            let element = pointer.and_then(|p| self.units.type_of(p));
-            (
-                self.word(kind, bytes, "data_ptr"),
-                self.word(kind, bytes, "length"),
-                element,
-            )
-        } else if name.starts_with("Vec<") {
-            let parameter = kind.children(MAX_MEMBERS).into_iter().find(|(tag, die)| {
-                *tag == gimli::DW_TAG_template_type_parameter
-                    && self.units.name(*die).as_deref() == Some("T")
-            });
-            let element = parameter.and_then(|(_, die)| self.units.type_of(die));
-            (
-                self.first_pointer(kind, bytes, MAX_DEPTH),
-                self.word(kind, bytes, "len"),
-                element,
-            )
-        } else {
-            return false;
-        };
-        let (Some(start), Some(len), Some(element)) = (start, len, element) else {
-            return false;
-        };
-        self.elements(out, element, len, depth, |at, size| {
-            self.memory.bytes(start.checked_add(at as u64)?, size)
-        });
-        true
-    }
-
-    fn find_member(&self, kind: Die<'x, 'a>, name: &str) -> Option<Die<'x, 'a>> {
-        let members = kind
-            .children(MAX_MEMBERS)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_member);
-        members
-            .map(|(_, die)| die)
-            .find(|die| self.units.name(*die).as_deref() == Some(name))
-    }
-
-    /// A member, also of base classes; with its offset in the whole.
-    fn inherited(
-        &self,
-        kind: Die<'x, 'a>,
-        name: &str,
-        depth: usize,
-    ) -> Option<(Die<'x, 'a>, usize)> {
-        if let Some(member) = self.find_member(kind, name) {
-            return Some((member, self.offset(member, kind)?));
-        }
-        let depth = depth.checked_sub(1)?;
-        let bases = kind
-            .children(MAX_MEMBERS)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_inheritance);
-        bases.map(|(_, base)| base).find_map(|base| {
-            let (member, inner) =
-                self.inherited(self.bare(self.units.type_of(base)?)?, name, depth)?;
-            Some((member, self.offset(base, kind)?.checked_add(inner)?))
-        })
-    }
-
-    /// `std::vector`: start, number of elements, and their type.
-    fn std_vector(&self, kind: Die<'x, 'a>, bytes: &[u8]) -> Option<(u64, u64, Die<'x, 'a>)> {
-        let implementation = self.inherited(kind, "_M_impl", MAX_DEPTH)?.0;
-        let implementation = self.bare(self.units.type_of(implementation)?)?;
-        let start = self.inherited(implementation, "_M_start", MAX_DEPTH)?.0;
-        let element = self.units.type_of(self.bare(self.units.type_of(start)?)?)?;
-        let first = self.nested(kind, bytes, &["_M_impl", "_M_start"])?;
-        let end = self.nested(kind, bytes, &["_M_impl", "_M_finish"])?;
-        let size = self.size(element).filter(|s| *s > 0)? as u64;
-        Some((first, end.checked_sub(first)? / size, element))
-    }
-
-    fn word(&self, kind: Die<'x, 'a>, bytes: &[u8], name: &str) -> Option<u64> {
-        self.nested(kind, bytes, &[name])
-    }
-
-    /// A word-sized member of a member.
-    fn nested(&self, kind: Die<'x, 'a>, bytes: &[u8], path: &[&str]) -> Option<u64> {
-        let mut kind = kind;
-        let mut at = 0usize;
-        for name in path {
-            let (member, offset) = self.inherited(kind, name, MAX_DEPTH)?;
-            at = at.checked_add(offset)?;
-            kind = self.bare(self.units.type_of(member)?)?;
-        }
-        Some(number(bytes.get(at..at.checked_add(8)?)?))
-    }
-
-    /// The first pointer inside an object: where `Vec` and `String` keep their elements, however deep.
-    fn first_pointer(&self, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) -> Option<u64> {
-        let depth = depth.checked_sub(1)?;
-        kind.children(MAX_MEMBERS)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_member)
-            .find_map(|(_, member)| {
-                let at = self.offset(member, kind)?;
-                let of = self.bare(self.units.type_of(member)?)?;
-                match of.tag()? {
-                    gimli::DW_TAG_pointer_type => Some(number(bytes.get(at..at.checked_add(8)?)?)),
-                    gimli::DW_TAG_structure_type => self.first_pointer(of, bytes.get(at..)?, depth),
-                    _ => None,
-                }
-            })
-    }
 }
 
 /// The first eight bytes as a number.
-fn number(bytes: &[u8]) -> u64 {
+pub(super) fn number(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .take(8)
@@ -670,7 +328,7 @@ fn sign_extend(bytes: &[u8]) -> i128 {
     ((value << shift) as i128) >> shift
 }
 
-fn truncate(value: u64, size: usize) -> u64 {
+pub(super) fn truncate(value: u64, size: usize) -> u64 {
     if size >= 8 {
         value
     } else {
@@ -695,11 +353,11 @@ fn character(value: i128, byte: u64) -> String {
     }
 }
 
-fn quoted(text: &[u8]) -> String {
+pub(super) fn quoted(text: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(text))
 }
 
-fn shorten(mut text: String) -> String {
+pub(super) fn shorten(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         let mut end = MAX_TEXT;
         while !text.is_char_boundary(end) {

@@ -1,0 +1,41 @@
+//! name → a service with the defaults of CONTRACTS section 2, for the tests of this folder.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::config::{Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
+use crate::record::Trim;
+use crate::service::{ServiceName, Signal};
+
+pub fn service(name: &str) -> Service {
+    Service {
+        name: ServiceName::new(name).expect("a name"),
+        executable: "/bin/x".to_owned(),
+        args: Vec::new(),
+        stream_name: name.to_owned(),
+        kind: Kind::Simple,
+        after: Vec::new(),
+        requires: Vec::new(),
+        critical: true,
+        restart: Restart::Always,
+        on_failed: OnFailed::Stay,
+        backoff: Backoff {
+            initial: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+        },
+        reset_after: Duration::from_secs(10),
+        start_limit: StartLimit {
+            burst: 10,
+            interval: Duration::from_secs(60),
+        },
+        stop: Stop {
+            signal: Signal::TERM,
+            timeout: Duration::from_secs(10),
+        },
+        process: Process::default(),
+        max_line: 256 * 1024,
+        trim: Trim { max_len: 1000 },
+        pools: Arc::new([]),
+    }
+}
