@@ -25,3 +25,4 @@ pub mod service;
 pub mod signals;
 pub mod sink;
 pub mod supervise;
+pub mod wrapp;

@@ -213,6 +213,42 @@ pub fn end_run_marker(stamp: &str, code: i32) -> Bytes {
     Bytes::from(format!("{{{{__END_RUN_{stamp}_exit_{code}}}}}"))
 }
 
+/// What the `error` stream of a wrapped application says about a bad end, in the words that
+/// its readers know (`Error waiting for command to finish: exit status 3`).
+pub fn bad_end(exit: Exit) -> Option<String> {
+    let how = match exit {
+        Exit::Code(0) | Exit::NotStarted { .. } => return None,
+        Exit::Code(code) => format!("exit status {code}"),
+        Exit::Signal(signal) => match signal_words(signal) {
+            Some(words) => format!("signal: {words}"),
+            None => format!("signal: signal {}", signal.0),
+        },
+    };
+    Some(format!("Error waiting for command to finish: {how}"))
+}
+
+/// The names that those readers know signals by.
+fn signal_words(signal: Signal) -> Option<&'static str> {
+    Some(match signal.0 {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        _ => return None,
+    })
+}
+
 impl Entry {
     /// An entry with no field but its message.
     pub fn plain(

@@ -36,6 +36,8 @@ pub enum Order {
     /// SIGKILL to everything the run started, again until nothing is left. Answered, once
     /// the main process has been reaped, by `TreeGone`.
     KillTree { run: RunId },
+    /// Stop every main process, then this process: SIGCONT to it goes to them as well.
+    Pause,
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -250,6 +252,7 @@ impl Reaper {
                 Some(Order::Spawn { run, service }) => self.spawn(run, &service, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+                Some(Order::Pause) => self.pause(),
             }
         }
     }
@@ -294,6 +297,18 @@ impl Reaper {
             let error = io::Error::last_os_error();
             warn!(service = %entry.service, "sending {signal} to {}: {error}", entry.pid);
         }
+    }
+
+    fn pause(&mut self) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            // Not TSTP: alone in its session, a process is not stopped by that (setpgid(2),
+            // orphaned groups).
+            self.signal(run, Signal::STOP);
+        }
+        // PID 1 of a container cannot be stopped from inside: only the application is then.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
     }
 
     fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {
