@@ -4,10 +4,10 @@
 //! Keys here are bare: the sink puts `[redis] key_prefix` before every one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::handoff::Tally;
 use crate::service::{Exit, Pid, Signal};
 
 /// What travels through the outbox to the sink.
@@ -53,6 +53,34 @@ impl Streams {
     /// `wrapp:<stream>:<key>`, where markers count.
     pub fn value_key(&self, key: &str) -> String {
         format!("wrapp:{}:{key}", self.name)
+    }
+}
+
+/// Running counts of one service: each field has one writer (lines and bytes: logs,
+/// dropped: sink) and may be read by anyone.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub lines: AtomicU64,
+    pub bytes: AtomicU64,
+    pub dropped: AtomicU64,
+}
+
+impl Tally {
+    pub fn add_lines(&self, lines: u64, bytes: u64) {
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_dropped(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 

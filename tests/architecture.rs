@@ -85,6 +85,7 @@ const FORBIDDEN: &[&str] = &[
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("service", &[]),
     ("backoff", &[]),
+    ("nearest", &[]),
     ("record", NOUNS),
     ("handoff", NOUNS),
     ("request", NOUNS),
@@ -107,10 +108,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("diag", LINE),
 ];
 const NOUNS: &[&str] = &[
-    "service", "backoff", "record", "handoff", "request", "event",
+    "nearest", "service", "backoff", "record", "handoff", "request", "event",
 ];
 const LINE: &[&str] = &[
-    "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
+    "nearest", "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
 ];
 
 /// Folders and files that tell nothing about what is in them.
