@@ -106,7 +106,7 @@ fn idle(missing: &str, environment: Environment) -> i32 {
             tracing::warn!("{missing}. Waiting; HUP looks again");
             supervise(loaded, again(None))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 

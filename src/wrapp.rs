@@ -47,7 +47,7 @@ pub fn main(args: &[OsString]) -> i32 {
     let loaded = match load(Path::new(path)) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            complain(&format!("Error loading configuration: {problems}"));
+            complain(&format!("Error loading configuration: {problems}\n"));
             return REFUSED;
         }
     };
@@ -86,7 +86,7 @@ fn load(path: &Path) -> Result<Loaded, String> {
         Form::Short => Ok(loaded),
         Form::Native => Err(format!(
             "{0}: there is no `app`, so there is nothing to wrap\n      \
-             | agent run --config {0} supervises its services\n",
+             | agent run --config {0} supervises its services",
             path.display()
         )),
     }

@@ -117,6 +117,10 @@ fn a_wrong_configuration_is_exit_code_1_and_starts_nothing() {
         (app(", \"redis\": {\"port\": \"x\"}"), "port"),
         ("{}".to_owned(), "there is no `app`"),
         (
+            "[app]\nexecutabel = \"/bin/true\"\n".to_owned(),
+            "there is no executable",
+        ),
+        (
             "[service.x]\nexecutable = \"/bin/true\"\n".to_owned(),
             "there is no `app`",
         ),
