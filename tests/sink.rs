@@ -153,6 +153,14 @@ fn assert_exactly_once(server: &RedisServer, key: &str, count: usize) {
     }
 }
 
+/// Waits until a stream has `count` entries.
+fn holds(server: &RedisServer, key: &str, count: usize) {
+    let mut client = server.client(1);
+    eventually(&format!("{key} holds {count}"), || {
+        redis::cmd("XLEN").arg(key).query::<usize>(&mut client) == Ok(count)
+    });
+}
+
 #[test]
 fn lines_arrive_in_order_with_ids_of_their_time() {
     let server = RedisServer::start(&[]);
@@ -205,6 +213,81 @@ fn a_frozen_server_loses_and_doubles_nothing() {
     });
     assert_eq!(sink.finish(), 0);
     assert_exactly_once(&server, "logs:app:frozen:info", 20_000);
+}
+
+#[test]
+fn what_a_killed_server_forgot_is_sent_again() {
+    let mut server = RedisServer::start(&[]);
+    let streams = unbounded("forgot");
+    let sink = Sink::start(settings(&server), 64 << 20);
+    send_numbered(&sink, &streams, 3_000, 100, |index| {
+        if index == 10 {
+            redis::cmd("SAVE")
+                .exec(&mut server.client(0))
+                .expect("SAVE");
+        }
+    });
+    holds(&server, "logs:app:forgot:info", 3_000);
+    // It comes back with the snapshot: a part of the stream, whose end is lost.
+    server.kill();
+    server.up();
+    holds(&server, "logs:app:forgot:info", 3_000);
+    assert_exactly_once(&server, "logs:app:forgot:info", 3_000);
+    // And now with nothing.
+    std::fs::remove_file(server.data()).expect("a snapshot");
+    server.kill();
+    server.up();
+    holds(&server, "logs:app:forgot:info", 3_000);
+    assert_eq!(sink.finish(), 0);
+    assert_exactly_once(&server, "logs:app:forgot:info", 3_000);
+}
+
+#[test]
+fn what_redis_had_long_enough_is_not_brought_back() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("deleted");
+    let mut sink = Sink::start(settings(&server), 8 << 20);
+    send_numbered(&sink, &streams, 100, 100, |_| {});
+    let mut client = server.client(1);
+    let pings = |client: &mut redis::Connection| -> u64 {
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(client)
+            .expect("INFO");
+        u64::from(stats.contains("cmdstat_ping"))
+    };
+    eventually("the sink has asked once more", || pings(&mut client) > 0);
+    redis::cmd("DEL")
+        .arg("logs:app:deleted:info")
+        .exec(&mut client)
+        .expect("DEL");
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .exec(&mut client)
+        .expect("CLIENT KILL");
+    sink.wait("connection lost", |gauge| !gauge.connected);
+    sink.lines(&streams, ["new".to_owned()]);
+    assert_eq!(sink.finish(), 0);
+    assert_eq!(messages(&mut client, "logs:app:deleted:info"), ["new"]);
+}
+
+#[test]
+fn trimmed_entries_are_not_taken_for_lost() {
+    let server = RedisServer::start(&["--stream-node-max-entries", "10"]);
+    let streams = Streams::new("short", Trim { max_len: 50 });
+    let sink = Sink::start(settings(&server), 64 << 20);
+    let mut killer = server.client(1);
+    send_numbered(&sink, &streams, 20_000, 100, |index| {
+        if index % 20 == 10 {
+            let _: redis::RedisResult<i64> = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query(&mut killer);
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    let got = messages(&mut killer, "logs:app:short:info");
+    assert_eq!(got, numbered(20_000)[20_000 - got.len()..]);
+    assert!(got.len() >= 50, "{}", got.len());
 }
 
 #[test]

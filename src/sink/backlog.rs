@@ -24,6 +24,9 @@ pub struct Backlog {
     entries: u64,
     losses: HashMap<Arc<str>, Loss>,
     dropped: u64,
+    /// Bytes of what was acknowledged a moment ago; beside `held`, at most a quarter of the
+    /// bound.
+    recent: usize,
 }
 
 /// What a service lost and was not told yet.
@@ -46,6 +49,7 @@ impl Backlog {
             entries: 0,
             losses: HashMap::new(),
             dropped: 0,
+            recent: 0,
         }
     }
 
@@ -111,6 +115,63 @@ impl Backlog {
     pub fn release(&mut self, parcel: &Parcel) {
         self.held = self.held.saturating_sub(parcel.cost());
         self.entries = self.entries.saturating_sub(parcel.len() as u64);
+    }
+
+    /// Delivered: kept a moment longer, in case Redis forgets it.
+    pub fn acknowledged(&mut self, index: usize, parcel: Parcel, now: Instant) {
+        self.release(&parcel);
+        let Some(stream) = self.streams.get_mut(index) else {
+            return;
+        };
+        if !parcel.has_claim() {
+            return;
+        }
+        let before = stream.recent.cost();
+        stream.recent.keep(parcel, now, stream.streams.trim.max_len);
+        while self.recent + stream.recent.cost() > before + self.bound / 4
+            && stream.recent.cost() > 0
+        {
+            stream.recent.forget_oldest();
+        }
+        self.recent = self.recent + stream.recent.cost() - before;
+    }
+
+    /// Redis answered at `heard`.
+    pub fn forget_safe(&mut self, heard: Instant) {
+        for stream in &mut self.streams {
+            let before = stream.recent.cost();
+            stream.recent.forget_safe(heard);
+            self.recent = self.recent + stream.recent.cost() - before;
+        }
+    }
+
+    /// When Redis last acknowledged something that it may still forget.
+    pub fn newest_recent(&self) -> Option<Instant> {
+        if self.recent == 0 {
+            return None;
+        }
+        self.streams
+            .iter()
+            .filter_map(|stream| stream.recent.newest())
+            .max()
+    }
+
+    /// The connection is gone: what was acknowledged a moment ago is to be checked.
+    pub fn doubt_recent(&mut self) {
+        self.recent = 0;
+        for stream in &mut self.streams {
+            for parcel in stream.recent.drain().collect::<Vec<_>>() {
+                self.held += parcel.cost();
+                self.entries += parcel.len() as u64;
+                stream.put_back(parcel);
+            }
+        }
+    }
+
+    /// Entries that Redis never acknowledged.
+    pub fn undelivered(&self) -> u64 {
+        let rechecked: u64 = self.streams.iter().map(Stream::rechecked).sum();
+        self.entries.saturating_sub(rechecked)
     }
 
     /// Gives a parcel up: released, counted, to be told.

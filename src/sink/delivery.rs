@@ -9,6 +9,10 @@
 //! never answered              in doubt: looked up on the next connection (stream.rs)
 //! ```
 //!
+//! What was answered within the last two seconds is looked up too: a server that died may
+//! have forgotten it. It is safe once Redis has answered anything two seconds later; where
+//! nothing else is asked by then, a `PING` is.
+//!
 //! From the first refusal on (`OOM`, `READONLY`, …) one small batch is in flight until one
 //! passes. A stream that refuses by itself (`WRONGTYPE`, `NOPERM`) is retried alone, holds
 //! up no other, and gives up what has waited for a minute.
@@ -17,9 +21,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
+use super::lookup::{LOOKUP, Seen, entry_id, seen};
+use super::recent::MEMORY;
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command};
-use super::stream::{Ids, Parcel, Stuck, last_generated_id};
+use super::stream::{Doubt, Ids, Parcel, Stuck};
 
 /// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
 /// in flight reach the server's own limit).
@@ -67,6 +73,7 @@ struct Flight {
 enum Ask {
     Info,
     Range,
+    Ping,
     Add {
         parcel: Parcel,
         /// Entries answered so far.
@@ -93,6 +100,10 @@ pub struct Delivery {
     turn: usize,
     refusing: Option<Instant>,
     acknowledged: Option<Instant>,
+    /// When Redis last said anything.
+    heard: Option<Instant>,
+    /// When the safe ones among the acknowledged were last forgotten.
+    tidied: Option<Instant>,
     notices: Vec<Notice>,
 }
 
@@ -105,6 +116,8 @@ impl Delivery {
             turn: 0,
             refusing: None,
             acknowledged: None,
+            heard: None,
+            tidied: None,
             notices: Vec::new(),
         }
     }
@@ -121,6 +134,9 @@ impl Delivery {
     pub fn disconnected(&mut self) {
         self.batches = 0;
         self.acknowledged = None;
+        if let Some(heard) = self.heard {
+            self.backlog.forget_safe(heard);
+        }
         for flight in std::mem::take(&mut self.flights) {
             if let Ask::Add {
                 parcel,
@@ -128,13 +144,15 @@ impl Delivery {
                 refused,
             } = flight.ask
             {
-                let unanswered = parcel.part(answered..parcel.len()).doubted();
-                self.settle(flight.stream, &parcel, answered, &refused);
+                let unanswered = parcel.part(answered..parcel.len());
+                let unanswered = unanswered.doubted(Doubt::Unanswered);
+                self.settle(flight.stream, &parcel, answered, &refused, self.heard);
                 if let Some(stream) = self.backlog.streams().get_mut(flight.stream) {
                     stream.put_back(unanswered);
                 }
             }
         }
+        self.backlog.doubt_recent();
     }
 
     /// Nothing is on its way.
@@ -164,9 +182,32 @@ impl Delivery {
             .filter(|stream| stream.has_waiting())
             .filter_map(|stream| stream.stuck.map(|stuck| stuck.retry_at))
             .min();
-        match (self.refusing, stuck) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        [self.refusing, stuck, self.ping_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When to ask whether Redis is still there, so that what it acknowledged is safe.
+    fn ping_due(&self) -> Option<Instant> {
+        if !self.flights.is_empty() {
+            return None;
+        }
+        Some(self.backlog.newest_recent()? + MEMORY)
+    }
+
+    /// Forgets what is safe, now and then.
+    fn tidy(&mut self, now: Instant) {
+        const NOW_AND_THEN: Duration = Duration::from_millis(250);
+        if self
+            .tidied
+            .is_some_and(|at| now.saturating_duration_since(at) < NOW_AND_THEN)
+        {
+            return;
+        }
+        self.tidied = Some(now);
+        if let Some(heard) = self.heard {
+            self.backlog.forget_safe(heard);
         }
     }
 
@@ -176,6 +217,16 @@ impl Delivery {
             self.backlog.tell_losses(now, now_ms);
         }
         self.expire_stuck(now);
+        self.tidy(now);
+        if self.ping_due().is_some_and(|due| now >= due) {
+            command(out, &[b"PING"]);
+            self.flights.push_back(Flight {
+                stream: 0,
+                ask: Ask::Ping,
+                ends_batch: true,
+            });
+            self.batches += 1;
+        }
         let allowed = match self.refusing {
             Some(retry_at) if now < retry_at => return,
             Some(_) => 1,
@@ -268,9 +319,15 @@ impl Delivery {
             return Err(Hangup(format!("a reply to nothing: {reply:?}")));
         };
         let index = flight.stream;
+        self.heard = Some(now);
         let finished = match &mut flight.ask {
+            // Any answer will do, also an error.
+            Ask::Ping => {
+                self.backlog.forget_safe(now);
+                Ok(())
+            }
             Ask::Info => self.info(index, reply, now, out),
-            Ask::Range => self.range(index, reply, now),
+            Ask::Range => self.range(index, reply, now, out),
             Ask::Add {
                 parcel,
                 answered,
@@ -292,7 +349,8 @@ impl Delivery {
                     self.flights.push_front(flight);
                     return outcome;
                 }
-                self.finish(index, parcel, refused);
+                let refused = std::mem::take(refused);
+                self.finish(index, parcel.clone(), &refused, now);
                 outcome
             }
         };
@@ -313,22 +371,32 @@ impl Delivery {
     }
 
     /// Every entry of a parcel is answered.
-    fn finish(&mut self, index: usize, parcel: &Parcel, refused: &[Refused]) {
+    fn finish(&mut self, index: usize, parcel: Parcel, refused: &[Refused], now: Instant) {
         if refused.is_empty() {
-            self.backlog.release(parcel);
+            self.backlog.acknowledged(index, parcel, now);
             return;
         }
-        self.settle(index, parcel, parcel.len(), refused);
+        self.settle(index, &parcel, parcel.len(), refused, Some(now));
     }
 
     /// The first `answered` entries of a parcel have their answers: what was refused waits
     /// again, the rest is done.
-    fn settle(&mut self, index: usize, parcel: &Parcel, answered: usize, refused: &[Refused]) {
+    fn settle(
+        &mut self,
+        index: usize,
+        parcel: &Parcel,
+        answered: usize,
+        refused: &[Refused],
+        heard: Option<Instant>,
+    ) {
         let mut refused = refused.iter().peekable();
         for entry in 0..answered {
             let one = parcel.part(entry..entry + 1);
             match refused.next_if(|refused| refused.entry == entry) {
-                None => self.backlog.release(&one),
+                None => match heard {
+                    Some(heard) => self.backlog.acknowledged(index, one, heard),
+                    None => self.backlog.release(&one),
+                },
                 Some(refused) => {
                     if let Some(stream) = self.backlog.streams().get_mut(index) {
                         stream.put_back(if refused.keeps_claim {
@@ -446,31 +514,43 @@ impl Delivery {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(), Hangup> {
-        let Some(stream) = self.backlog.streams().get_mut(index) else {
-            return Ok(());
-        };
-        let last = match reply {
+        let seen = match reply {
             Reply::Error(error) => match classify(error) {
-                Refusal::NoSuchKey => Some(super::id::EntryId::ZERO),
+                Refusal::NoSuchKey => Some(Seen::NOTHING),
                 class => return self.info_refused(index, class, error, now),
             },
-            reply => last_generated_id(reply),
+            reply => seen(reply),
         };
-        let Some(last) = last else {
+        match seen {
+            Some(seen) => self.look_up(index, seen, out),
             // No such field (a server of another kind): let it give the IDs.
-            stream.ids = Ids::Servers;
-            let key = stream.key.clone();
-            self.notices.push(Notice::ServerIds { key });
-            return Ok(());
+            None => self.let_server_count(index),
+        }
+        Ok(())
+    }
+
+    /// Looks the lowest of the doubtful entries up; where none is left, sending may begin.
+    fn look_up(&mut self, index: usize, seen: Seen, out: &mut Vec<u8>) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
         };
-        let Some((low, high)) = stream.doubtful_range(last) else {
-            stream.ids = Ids::Ours { last };
-            return Ok(());
+        let Some((low, high)) = stream.doubtful_range(seen.last) else {
+            stream.ids = Ids::Ours { last: seen.last };
+            return;
         };
-        stream.ids = Ids::Verifying { last };
-        let (low, high) = (low.to_string(), high.to_string());
-        let key = stream.key.as_bytes();
-        command(out, &[b"XRANGE", key, low.as_bytes(), high.as_bytes()]);
+        stream.ids = Ids::Verifying { seen, upto: high };
+        let (low, high, count) = (low.to_string(), high.to_string(), LOOKUP.to_string());
+        command(
+            out,
+            &[
+                b"XRANGE",
+                stream.key.as_bytes(),
+                low.as_bytes(),
+                high.as_bytes(),
+                b"COUNT",
+                count.as_bytes(),
+            ],
+        );
         // Behind everything that is in flight, as a batch of its own.
         self.flights.push_back(Flight {
             stream: index,
@@ -478,7 +558,20 @@ impl Delivery {
             ends_batch: true,
         });
         self.batches += 1;
-        Ok(())
+    }
+
+    /// We may not ask for the last ID: Redis gives the IDs of this stream.
+    fn let_server_count(&mut self, index: usize) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
+        };
+        stream.ids = Ids::Servers;
+        let key = stream.key.clone();
+        let believed = stream.believe();
+        for parcel in &believed {
+            self.backlog.release(parcel);
+        }
+        self.notices.push(Notice::ServerIds { key });
     }
 
     fn info_refused(
@@ -507,26 +600,34 @@ impl Delivery {
             | Refusal::IdTooSmall
             | Refusal::NoSuchKey
             | Refusal::NotAnInteger
-            | Refusal::Never => {
-                stream.ids = Ids::Servers;
-                let key = stream.key.clone();
-                self.notices.push(Notice::ServerIds { key });
-            }
+            | Refusal::Never => self.let_server_count(index),
         }
         Ok(())
     }
 
-    /// `XRANGE` over the doubtful entries was answered.
-    fn range(&mut self, index: usize, reply: &Reply<'_>, now: Instant) -> Result<(), Hangup> {
+    /// `XRANGE` over doubtful entries was answered.
+    fn range(
+        &mut self,
+        index: usize,
+        reply: &Reply<'_>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Hangup> {
         let Some(stream) = self.backlog.streams().get_mut(index) else {
             return Ok(());
         };
-        let Ids::Verifying { last } = stream.ids else {
+        let Ids::Verifying { seen, upto } = stream.ids else {
             return Ok(());
         };
-        stream.ids = Ids::Ours { last };
         let done = match reply {
-            Reply::Array(found) => stream.resolve(last, found),
+            Reply::Array(found) => {
+                // A full page ends where its last entry stands.
+                let end = match found.last().and_then(entry_id) {
+                    Some(last) if found.len() >= LOOKUP => last,
+                    Some(_) | None => upto,
+                };
+                stream.resolve(seen, end, found)
+            }
             Reply::Error(error) => match classify(error) {
                 Refusal::Connection | Refusal::Credentials => {
                     return Err(Hangup(String::from_utf8_lossy(error).into_owned()));
@@ -534,22 +635,23 @@ impl Delivery {
                 Refusal::Later => {
                     stream.ids = Ids::Unknown;
                     self.hold(String::from_utf8_lossy(error).into_owned(), now);
-                    Vec::new()
+                    return Ok(());
                 }
-                // Unverifiable: rather twice than never.
                 Refusal::Forbidden
                 | Refusal::WrongType
                 | Refusal::IdTooSmall
                 | Refusal::NoSuchKey
                 | Refusal::NotAnInteger
-                | Refusal::Never => stream.resolve(last, &[]),
+                | Refusal::Never => stream.unverifiable(seen),
             },
-            Reply::Text(_) | Reply::Integer(_) | Reply::Nil => stream.resolve(last, &[]),
+            Reply::Text(_) | Reply::Integer(_) | Reply::Nil => stream.unverifiable(seen),
         };
-        for parcel in &done {
+        for parcel in done {
+            // Kept once more: this server may forget it too.
             self.acknowledged = Some(now);
-            self.backlog.release(parcel);
+            self.backlog.acknowledged(index, parcel, now);
         }
+        self.look_up(index, seen, out);
         Ok(())
     }
 }

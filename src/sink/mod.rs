@@ -5,6 +5,8 @@ pub mod batch;
 pub mod delivery;
 pub mod id;
 pub mod link;
+pub mod lookup;
+pub mod recent;
 pub mod redis;
 pub mod refusal;
 pub mod resp;

@@ -151,8 +151,7 @@ impl StreamLoop {
                 }
             }
         }
-        let (_, entries) = self.delivery.backlog.held();
-        entries
+        self.delivery.backlog.undelivered()
     }
 
     /// Receives while connecting; `None` when there is nothing to connect for any more.

@@ -3,7 +3,8 @@
 //! A parcel is a run of entries that share a moment and travel together. Its *claim* is the
 //! ID under which its first entry was sent. A parcel that was sent and never answered is in
 //! *doubt*: it may be in Redis already, so it keeps its claim, and is looked up before it
-//! is sent again. One that was answered with an error is certainly not there.
+//! is sent again. One that was answered with an error is certainly not there. One that was
+//! acknowledged is kept a while (recent.rs), because a server that dies may forget it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,6 +13,8 @@ use std::time::Instant;
 
 use super::batch::{self, Header, Trimming};
 use super::id::EntryId;
+use super::lookup::{Fate, Seen, stands_in};
+use super::recent::Recent;
 use super::resp::Reply;
 use crate::record::{Entry, Lines, StreamKind, Streams};
 
@@ -32,7 +35,18 @@ pub struct Parcel {
     at_ms: u64,
     queued: Instant,
     claim: Option<EntryId>,
-    doubt: bool,
+    doubt: Doubt,
+}
+
+/// Whether a parcel may be in Redis already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It is not, or its answer is still awaited.
+    None,
+    /// Sent under its claim, and the answer never came.
+    Unanswered,
+    /// Acknowledged, by a server that may have lost it since.
+    Acknowledged,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +79,11 @@ impl Parcel {
     }
 
     pub fn in_doubt(&self) -> bool {
-        self.doubt
+        self.doubt != Doubt::None
+    }
+
+    pub fn has_claim(&self) -> bool {
+        self.claim.is_some()
     }
 
     /// Bytes of memory that this parcel stands for.
@@ -118,13 +136,16 @@ impl Parcel {
     /// Certainly not in Redis: to be sent under a new ID.
     pub fn disclaimed(mut self) -> Parcel {
         self.claim = None;
-        self.doubt = false;
+        self.doubt = Doubt::None;
         self
     }
 
-    /// Sent, and the answer never came.
-    pub fn doubted(mut self) -> Parcel {
-        self.doubt = self.claim.is_some();
+    /// The connection is gone; nothing is in doubt that has no claim.
+    pub fn doubted(mut self, doubt: Doubt) -> Parcel {
+        self.doubt = match self.claim {
+            Some(_) => doubt,
+            None => Doubt::None,
+        };
         self
     }
 
@@ -184,6 +205,24 @@ impl Parcel {
     }
 }
 
+impl Parcel {
+    fn fate(&self, index: usize, seen: Seen, upto: EntryId, found: &[Reply<'_>]) -> Fate {
+        let Some(id) = self.claim.filter(|_| self.in_doubt()) else {
+            return Fate::Waits;
+        };
+        let id = id.nth(index);
+        if id > seen.last || id > upto {
+            Fate::Waits
+        } else if seen.trimmed_below.is_some_and(|first| id < first)
+            || stands_in(found, id).is_some_and(|fields| self.is_content(index, fields))
+        {
+            Fate::There
+        } else {
+            Fate::Absent
+        }
+    }
+}
+
 /// What is known of a stream's IDs on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
@@ -192,7 +231,7 @@ pub enum Ids {
     /// `XINFO STREAM` is under way.
     Asking,
     /// `XRANGE` over the doubtful entries is under way.
-    Verifying { last: EntryId },
+    Verifying { seen: Seen, upto: EntryId },
     /// The stream's `last-generated-id`, or the last one that we sent.
     Ours { last: EntryId },
     /// We may not ask: Redis gives the IDs, and delivery is at least once.
@@ -216,6 +255,7 @@ pub struct Stream {
     pub header: Header,
     pub ids: Ids,
     pub stuck: Option<Stuck>,
+    pub recent: Recent,
     parcels: VecDeque<Parcel>,
     arrived: u64,
     /// Bytes of what waits here (not of what is in flight).
@@ -232,6 +272,7 @@ impl Stream {
             key,
             ids: Ids::Unknown,
             stuck: None,
+            recent: Recent::default(),
             parcels: VecDeque::new(),
             arrived: 0,
             waiting: 0,
@@ -259,7 +300,7 @@ impl Stream {
             at_ms,
             queued: now,
             claim: None,
-            doubt: false,
+            doubt: Doubt::None,
         };
         self.arrived += parcel.len() as u64;
         let cost = parcel.cost();
@@ -284,7 +325,7 @@ impl Stream {
 
     /// Whether something waits here that is certainly not in Redis.
     pub fn has_droppable(&self) -> bool {
-        self.parcels.iter().any(|parcel| !parcel.doubt)
+        self.parcels.iter().any(|parcel| !parcel.in_doubt())
     }
 
     pub fn oldest(&self) -> Option<&Parcel> {
@@ -321,7 +362,7 @@ impl Stream {
     fn claim(&mut self, parcel: &mut Parcel) {
         let Ids::Ours { last } = self.ids else {
             parcel.claim = None;
-            parcel.doubt = false;
+            parcel.doubt = Doubt::None;
             return;
         };
         let first = match parcel.claim {
@@ -345,15 +386,13 @@ impl Stream {
         self.waiting += parcel.cost();
         let place = self
             .parcels
-            .iter()
-            .position(|other| other.order > parcel.order)
-            .unwrap_or(self.parcels.len());
+            .partition_point(|other| other.order <= parcel.order);
         self.parcels.insert(place, parcel);
     }
 
     /// Removes the oldest parcel that is certainly not in Redis.
     pub fn drop_oldest(&mut self) -> Option<Parcel> {
-        let place = self.parcels.iter().position(|parcel| !parcel.doubt)?;
+        let place = self.parcels.iter().position(|parcel| !parcel.in_doubt())?;
         let parcel = self.parcels.remove(place)?;
         self.waiting = self.waiting.saturating_sub(parcel.cost());
         Some(parcel)
@@ -362,7 +401,7 @@ impl Stream {
     /// Before a lookup: the range of IDs up to `last` that doubtful parcels claim.
     pub fn doubtful_range(&self, last: EntryId) -> Option<(EntryId, EntryId)> {
         let mut range: Option<(EntryId, EntryId)> = None;
-        for parcel in self.parcels.iter().filter(|parcel| parcel.doubt) {
+        for parcel in self.parcels.iter().filter(|parcel| parcel.in_doubt()) {
             if let Some(first) = parcel.claim.filter(|first| *first <= last) {
                 let end = first.nth(parcel.len() - 1).min(last);
                 range = Some(match range {
@@ -374,55 +413,70 @@ impl Stream {
         range
     }
 
-    /// After the lookup: `found` is what the stream holds in [`Stream::doubtful_range`].
-    /// What is there is done; what cannot come there any more loses its claim; what may
-    /// still come (from the old connection's buffers) keeps it, so that it can come only
-    /// once. Returns the parcels that are done.
-    pub fn resolve(&mut self, last: EntryId, found: &[Reply<'_>]) -> Vec<Parcel> {
+    /// After a lookup: `found` is what the stream holds from the lowest doubtful ID up to
+    /// `upto`. What is there is done, and so is what was there and has been trimmed since;
+    /// what cannot come there any more loses its claim; what may still come (from the old
+    /// connection's buffers) keeps it, so that it can come only once. Returns the parcels
+    /// that are done.
+    pub fn resolve(&mut self, seen: Seen, upto: EntryId, found: &[Reply<'_>]) -> Vec<Parcel> {
         let mut done = Vec::new();
-        let (doubtful, certain): (VecDeque<_>, VecDeque<_>) =
-            self.parcels.drain(..).partition(|parcel| parcel.doubt);
-        self.parcels = certain;
-        for parcel in doubtful {
-            self.waiting = self.waiting.saturating_sub(parcel.cost());
-            for index in 0..parcel.len() {
-                let one = parcel.part(index..index + 1);
-                match one.claim {
-                    Some(id) if id <= last => {
-                        if holds(found, id, &one) {
-                            done.push(one);
-                        } else {
-                            self.put_back(one.disclaimed());
-                        }
-                    }
-                    _ => self.put_back(one),
+        let parcels = std::mem::take(&mut self.parcels);
+        self.waiting = 0;
+        for parcel in parcels {
+            let mut start = 0;
+            while start < parcel.len() {
+                let fate = parcel.fate(start, seen, upto, found);
+                let mut end = start + 1;
+                while end < parcel.len() && parcel.fate(end, seen, upto, found) == fate {
+                    end += 1;
                 }
+                let run = parcel.part(start..end);
+                match fate {
+                    Fate::There => done.push(run),
+                    Fate::Waits => self.append(run),
+                    Fate::Absent => self.append(run.disclaimed()),
+                }
+                start = end;
             }
         }
         done
     }
-}
 
-/// Whether an `XRANGE` reply holds `parcel`'s entry under `id`.
-fn holds(found: &[Reply<'_>], id: EntryId, parcel: &Parcel) -> bool {
-    found.iter().any(|entry| match entry {
-        Reply::Array(parts) => match parts.as_slice() {
-            [Reply::Text(theirs), Reply::Array(fields)] => {
-                EntryId::parse(theirs) == Some(id) && parcel.is_content(0, fields)
-            }
-            _ => false,
-        },
-        _ => false,
-    })
-}
+    /// Behind everything else, which came earlier.
+    fn append(&mut self, parcel: Parcel) {
+        self.waiting += parcel.cost();
+        self.parcels.push_back(parcel);
+    }
 
-/// The fields of an `XINFO STREAM` reply: `last-generated-id`.
-pub fn last_generated_id(reply: &Reply<'_>) -> Option<EntryId> {
-    let Reply::Array(items) = reply else {
-        return None;
-    };
-    items.chunks_exact(2).find_map(|pair| match pair {
-        [Reply::Text(name), Reply::Text(id)] if *name == b"last-generated-id" => EntryId::parse(id),
-        _ => None,
-    })
+    /// Nothing can be looked up: what was acknowledged is believed to be there. Returns it.
+    pub fn believe(&mut self) -> Vec<Parcel> {
+        let (believed, rest): (VecDeque<_>, VecDeque<_>) = self
+            .parcels
+            .drain(..)
+            .partition(|parcel| parcel.doubt == Doubt::Acknowledged);
+        self.parcels = rest;
+        self.waiting = self.parcels.iter().map(Parcel::cost).sum();
+        Vec::from(believed)
+    }
+
+    /// The stream may not be looked into: what was acknowledged is believed, and what was
+    /// never answered is sent again, rather twice than never. Returns what is done.
+    pub fn unverifiable(&mut self, seen: Seen) -> Vec<Parcel> {
+        let believed = self.believe();
+        let nothing_is_trimmed = Seen {
+            trimmed_below: None,
+            ..seen
+        };
+        self.resolve(nothing_is_trimmed, seen.last, &[]);
+        believed
+    }
+
+    /// Entries that wait only to be checked: they were acknowledged once.
+    pub fn rechecked(&self) -> u64 {
+        self.parcels
+            .iter()
+            .filter(|parcel| parcel.doubt == Doubt::Acknowledged)
+            .map(|parcel| parcel.len() as u64)
+            .sum()
+    }
 }

@@ -92,6 +92,11 @@ impl RedisServer {
         self.folder.join("redis.sock")
     }
 
+    /// Its snapshot.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("dump.rdb")
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
