@@ -198,6 +198,12 @@ pub fn service_key(service: &str) -> String {
     format!("agent:service:{service}")
 }
 
+/// `agent:fence:<id>`: the number of the last batch of counts that this agent wrote, put there
+/// in the same transaction. It expires a month after the agent's last count.
+pub fn fence_key(id: &str) -> String {
+    format!("agent:fence:{id}")
+}
+
 /// `agent:device:<board>`, the board's hash.
 pub fn device_key(board: &str) -> String {
     format!("agent:device:{board}")

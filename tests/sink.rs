@@ -504,6 +504,114 @@ fn a_wrong_password_is_told_apart_and_a_rotated_one_is_read() {
     assert_eq!(messages(&mut client, "logs:app:secret:info").len(), 10);
 }
 
+/// A stream of increments and sets over `keys` keys, and what they must come to.
+fn counts(sink: &Sink, streams: &Arc<Streams>, rounds: usize, mut between: impl FnMut(usize)) {
+    for round in 0..rounds {
+        for key in ["a", "b", "c"] {
+            sink.word(Record::Count(Count {
+                streams: Arc::clone(streams),
+                key: key.to_owned(),
+                what: CountKind::Increment(1),
+            }));
+        }
+        // `d` is always set, then incremented.
+        for what in [
+            CountKind::Set((round * 10).to_string()),
+            CountKind::Increment(7),
+        ] {
+            sink.word(Record::Count(Count {
+                streams: Arc::clone(streams),
+                key: "d".to_owned(),
+                what,
+            }));
+        }
+        between(round);
+    }
+}
+
+fn assert_counted(server: &RedisServer, name: &str, rounds: usize) {
+    let mut client = server.client(2);
+    for key in ["a", "b", "c"] {
+        let value: usize = redis::cmd("GET")
+            .arg(format!("wrapp:{name}:{key}"))
+            .query(&mut client)
+            .expect("a counter");
+        assert_eq!(value, rounds, "{key}");
+    }
+    let value: usize = redis::cmd("GET")
+        .arg(format!("wrapp:{name}:d"))
+        .query(&mut client)
+        .expect("a counter");
+    assert_eq!(value, (rounds - 1) * 10 + 7, "SET and INCR in order");
+}
+
+#[test]
+fn counters_count_once_while_connections_are_killed() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("counted");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    let mut killer = server.client(0);
+    counts(&sink, &streams, 6_000, |round| {
+        if round % 300 == 150 {
+            let _: redis::RedisResult<i64> = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query(&mut killer);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "counted", 6_000);
+}
+
+#[test]
+fn counters_of_a_frozen_server_count_once() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("thawed");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    counts(&sink, &streams, 300, |round| {
+        std::thread::sleep(Duration::from_millis(1));
+        if round == 100 {
+            server.signal(libc::SIGSTOP);
+        }
+        if round == 200 {
+            // The sink gives the connection up; thawed, the server finds its commands.
+            std::thread::sleep(Duration::from_millis(10_500));
+            server.signal(libc::SIGCONT);
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "thawed", 300);
+}
+
+#[test]
+fn counters_that_a_killed_server_forgot_are_counted_again() {
+    let mut server = RedisServer::start(&[]);
+    let streams = unbounded("recount");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    counts(&sink, &streams, 200, |round| {
+        if round == 100 {
+            redis::cmd("SAVE")
+                .exec(&mut server.client(0))
+                .expect("SAVE");
+        }
+    });
+    let counted = |server: &RedisServer| {
+        let mut client = server.client(2);
+        eventually("all is counted", || {
+            redis::cmd("GET")
+                .arg("wrapp:recount:d")
+                .query::<Option<u64>>(&mut client)
+                == Ok(Some(1_997))
+        });
+    };
+    counted(&server);
+    server.kill();
+    server.up();
+    counted(&server);
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "recount", 200);
+}
+
 #[test]
 fn values_expire_with_the_agent_and_return_with_redis() {
     let mut server = RedisServer::start(&[]);

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod batch;
+pub mod counts;
 pub mod delivery;
 pub mod id;
 pub mod link;

@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::backlog::Backlog;
+use super::counts::Trouble;
 use super::delivery::{Delivery, Hangup, Notice};
 use super::link::{Link, Voice};
 use super::redis::Wire;
 use super::session::Session;
-use super::values::{Trouble, Values};
+use super::values::Values;
 use crate::clock::now_ms;
 use crate::config;
 use crate::event::Event;
@@ -46,7 +47,7 @@ pub async fn run(
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
     let values = ValueLoop {
-        values: Values::new(&redis.key_prefix),
+        values: Values::new(&redis.key_prefix, &random_id()),
         records: Some(from_streams),
         errata: to_streams,
         closing: None,
@@ -70,6 +71,21 @@ pub async fn run(
     let stream_link = Link::new(redis, log_db, Voice::Speaks { inbox, gauge });
     let (undelivered, ()) = tokio::join!(streams.run(stream_link), values.run(value_link));
     undelivered
+}
+
+/// Names this agent where it has no place to remember its name.
+fn random_id() -> String {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let digits: String = kernel
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(16)
+        .collect();
+    if digits.is_empty() {
+        format!("{:x}-{:x}", now_ms(), std::process::id())
+    } else {
+        digits
+    }
 }
 
 /// Where records come from.
@@ -411,29 +427,20 @@ impl ValueLoop {
     }
 
     fn take_replies(&mut self, session: &mut Session) -> Result<(), Hangup> {
+        let now = std::time::Instant::now();
         let values = &mut self.values;
         let errata = &self.errata;
-        session.replies(|reply, _| match values.reply(reply) {
-            None => Ok(()),
-            Some(Trouble::Hangup { error }) => Err(Hangup(error)),
-            Some(Trouble::GaugesForbidden { error }) => {
-                tracing::warn!("health and state are not published: {error}");
-                Ok(())
-            }
-            Some(Trouble::Count { count, error }) => {
-                let key = count.streams.value_key(&count.key);
-                let text = format!("Error incrementing key: {key}, error: {error}");
-                let entry = Entry::plain(&count.streams, StreamKind::Error, now_ms(), text);
-                // Where even these pile up, one of many is enough.
-                let _ = errata.try_send(Record::Entry(entry));
-                Ok(())
-            }
+        session.replies(|reply, _| {
+            values
+                .reply(reply, now)
+                .into_iter()
+                .try_for_each(|trouble| complain(trouble, errata))
         })
     }
 
     fn absorb(&mut self, record: Option<Record>) {
         match record {
-            Some(Record::Count(count)) => self.values.count(count),
+            Some(Record::Count(count)) => self.values.counts.push(count),
             Some(Record::Gauges(gauges)) => {
                 for gauge in gauges {
                     self.values.put(gauge);
@@ -451,6 +458,30 @@ impl ValueLoop {
         self.closing
             .is_some_and(|farewell| self.values.is_settled() || Instant::now() >= farewell)
     }
+}
+
+/// A count that Redis refuses is its service's to know.
+fn complain(trouble: Trouble, errata: &mpsc::Sender<Record>) -> Result<(), Hangup> {
+    match trouble {
+        Trouble::Hangup { error } => return Err(Hangup(error)),
+        Trouble::GaugesForbidden { error } => {
+            tracing::warn!("health and state are not published: {error}");
+        }
+        Trouble::Unfenced { error } => {
+            tracing::warn!(
+                "a counter whose reply is lost may count twice, because Redis does not let us \
+                 write counters and `agent:fence:*` in one transaction: {error}"
+            );
+        }
+        Trouble::Count { count, error } => {
+            let key = count.streams.value_key(&count.key);
+            let text = format!("Error incrementing key: {key}, error: {error}");
+            let entry = Entry::plain(&count.streams, StreamKind::Error, now_ms(), text);
+            // Where even these pile up, one of many is enough.
+            let _ = errata.try_send(Record::Entry(entry));
+        }
+    }
+    Ok(())
 }
 
 async fn until(deadline: Option<Instant>) {
