@@ -193,8 +193,7 @@ impl House {
         };
         let sink = match self.outlet {
             Outlet::Redis => tokio::spawn(sink::run::run(
-                settings.redis,
-                settings.spool,
+                settings.sink,
                 lines_out,
                 words_out,
                 inbox.clone(),
@@ -236,8 +235,7 @@ impl House {
 struct Settings {
     health: config::Health,
     board: String,
-    redis: config::Redis,
-    spool: config::Spool,
+    sink: sink::run::Settings,
     access: Access,
 }
 
@@ -246,8 +244,11 @@ impl Settings {
         Settings {
             health: config.health.clone(),
             board: config.agent.board.clone(),
-            redis: config.redis.clone(),
-            spool: config.spool.clone(),
+            sink: sink::run::Settings {
+                redis: config.redis.clone(),
+                spool: config.spool.clone(),
+                folder: Some(config.agent.state_dir.join("spool")),
+            },
             access: Access {
                 agent_uid: rustix::process::geteuid().as_raw(),
                 group: config.agent.group.as_deref().and_then(group_id),

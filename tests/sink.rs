@@ -5,12 +5,13 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jettison_agent::clock::now_ms;
-use jettison_agent::config::{Endpoint, Redis, Secret, Spool};
+use jettison_agent::config::{Endpoint, Overflow, Redis, Secret, Spool};
 use jettison_agent::event::Event;
 use jettison_agent::handoff::SinkGauge;
 use jettison_agent::record::{
@@ -31,6 +32,20 @@ struct Sink {
 
 impl Sink {
     fn start(redis: Redis, memory: u64) -> Sink {
+        let spool = Spool {
+            memory,
+            disk: 0,
+            overflow: Overflow::DropOldest,
+        };
+        Sink::with(redis, spool, None)
+    }
+
+    fn with(redis: Redis, spool: Spool, folder: Option<PathBuf>) -> Sink {
+        let settings = sink::run::Settings {
+            redis,
+            spool,
+            folder,
+        };
         let (lines, lines_out) = mpsc::channel(16);
         let (words, words_out) = mpsc::channel(1024);
         let (inbox_in, inbox) = mpsc::channel(1024);
@@ -41,12 +56,7 @@ impl Sink {
                 .build()
                 .expect("a runtime")
                 .block_on(sink::run::run(
-                    redis,
-                    Spool { memory },
-                    lines_out,
-                    words_out,
-                    inbox_in,
-                    gauge_in,
+                    settings, lines_out, words_out, inbox_in, gauge_in,
                 ))
         });
         Sink {

@@ -208,7 +208,11 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
     let Config {
         agent,
         redis,
-        spool: Spool { memory },
+        spool: Spool {
+            memory,
+            disk,
+            overflow,
+        },
         health: Health { compute },
         services: _,
     } = old;
@@ -265,6 +269,12 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
             AgentRestart,
         ),
         (*memory == new.spool.memory, "spool.memory", AgentRestart),
+        (*disk == new.spool.disk, "spool.disk", AgentRestart),
+        (
+            *overflow == new.spool.overflow,
+            "spool.overflow",
+            AgentRestart,
+        ),
         (
             *compute == new.health.compute,
             "health.compute",

@@ -150,8 +150,8 @@ const SENTINEL: &[Key] = &[later("master", Text), later("nodes", Texts)];
 
 pub const SPOOL: &[Key] = &[
     key("memory", Size),
-    later("disk", Size),
-    off_by("overflow", Text, Off::Text("drop_oldest")),
+    key("disk", Size),
+    key("overflow", Text),
 ];
 
 const CRASH: &[Key] = &[

@@ -164,6 +164,18 @@ impl std::fmt::Debug for Redis {
 pub struct Spool {
     /// Bytes.
     pub memory: u64,
+    /// Bytes below `state_dir`; 0 is memory only.
+    pub disk: u64,
+    pub overflow: Overflow,
+}
+
+/// What happens when memory and disk are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest lines go, and are counted.
+    DropOldest,
+    /// The pipes are not read: the child waits.
+    Block,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

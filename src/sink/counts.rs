@@ -19,6 +19,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::note;
+use super::orders::Outcome;
 use super::recent::MEMORY;
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command};
@@ -31,6 +33,12 @@ const BATCH: usize = 1024;
 const COUNTS: usize = 16_384;
 /// Between two attempts while the server refuses.
 const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+/// Counts this old are noted on the disk.
+const NOTE_AGE: Duration = Duration::from_millis(600);
+/// How often they are, at most.
+const NOTE_EVERY: Duration = Duration::from_millis(800);
+/// After the disk refused.
+const DISK_REFUSED: Duration = Duration::from_secs(30);
 /// Seconds after which the fence of an agent that is gone for good vanishes: a month, longer
 /// than a board stays on the shelf with counts in its journal.
 const FENCE_EXPIRY: &[u8] = b"2592000";
@@ -54,6 +62,8 @@ pub struct Batch {
     pub number: u64,
     pub counts: Vec<Count>,
     pub doubt: Doubt,
+    /// When the oldest of them came.
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -78,6 +88,26 @@ pub struct Counts {
     increment_by: Permission,
     told_unfenced: bool,
     dropped: u64,
+    /// When the oldest that waits came.
+    since: Option<Instant>,
+    disk: Disk,
+}
+
+/// What the file of counts holds.
+#[derive(Debug, Default)]
+struct Disk {
+    /// It holds something, so that what is sent must be noted there first.
+    used: bool,
+    /// Batches up to this number are noted with their numbers.
+    noted: u64,
+    /// The highest number in the note that is being made; `None` when none is.
+    noting: Option<u64>,
+    /// Something changed since the last note.
+    stale: bool,
+    noted_at: Option<Instant>,
+    /// A batch waits for its number to be noted.
+    urgent: bool,
+    refused_until: Option<Instant>,
 }
 
 /// What is known of the fence on this connection.
@@ -143,10 +173,14 @@ impl Counts {
             increment_by: Permission::Granted,
             told_unfenced: false,
             dropped: 0,
+            since: None,
+            disk: Disk::default(),
         }
     }
 
-    pub fn push(&mut self, count: Count) {
+    pub fn push(&mut self, count: Count, now: Instant) {
+        self.since.get_or_insert(now);
+        self.disk.stale = true;
         // Only the newest count of the same key may be summed into: order is kept.
         let newest = self.waiting.iter_mut().rev().take(64).find(|waiting| {
             waiting.key == count.key && waiting.streams.name() == count.streams.name()
@@ -184,9 +218,154 @@ impl Counts {
         !self.is_waiting() && self.waiting.is_empty() && self.again.is_empty()
     }
 
-    /// When to try again what was refused.
+    /// When to try again what was refused, or to make a note.
     pub fn deadline(&self) -> Option<Instant> {
-        self.refused_until.filter(|_| !self.is_settled())
+        if self.is_settled() && !self.disk.used {
+            return None;
+        }
+        [self.refused_until, self.note_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When the file of counts should be written.
+    fn note_due(&self) -> Option<Instant> {
+        if self.disk.noting.is_some() || !self.disk.stale {
+            return None;
+        }
+        let flying = match &self.flight {
+            Flight::Fenced { batch, .. } => Some(batch.since),
+            Flight::Nothing
+            | Flight::Naming { .. }
+            | Flight::Asking { .. }
+            | Flight::Bare { .. } => None,
+        };
+        let oldest = self
+            .again
+            .iter()
+            .filter(|batch| batch.doubt != Doubt::Acknowledged)
+            .map(|batch| batch.since)
+            .chain(self.since)
+            .chain(flying)
+            .min();
+        let due = match oldest {
+            Some(oldest) => {
+                let after = self.disk.noted_at.map(|at| at + NOTE_EVERY);
+                Some(after.map_or(oldest + NOTE_AGE, |after| after.max(oldest + NOTE_AGE)))
+            }
+            // All is done: the file may go.
+            None if self.disk.used => self.disk.noted_at,
+            None => None,
+        };
+        due.max(self.disk.refused_until.filter(|_| due.is_some()))
+    }
+
+    /// The file of counts, where it is to be written now. `ending`: there is no later.
+    pub fn note(&mut self, now: Instant, ending: bool) -> Option<Vec<u8>> {
+        if self.disk.noting.is_some() {
+            return None;
+        }
+        let urgent = std::mem::take(&mut self.disk.urgent);
+        let needed = self.disk.used || !self.is_settled();
+        let due = self.note_due().is_some_and(|due| now >= due);
+        if !(urgent || due || (ending && needed && self.disk.stale)) {
+            return None;
+        }
+        self.disk.stale = false;
+        self.disk.noted_at = Some(now);
+        self.disk.refused_until = None;
+        let highest = self.again.back().map_or(0, |batch| batch.number);
+        let flying = match &self.flight {
+            Flight::Fenced { batch, .. } => batch.number,
+            Flight::Nothing
+            | Flight::Naming { .. }
+            | Flight::Asking { .. }
+            | Flight::Bare { .. } => 0,
+        };
+        self.disk.noting = Some(highest.max(flying));
+        Some(self.encode())
+    }
+
+    /// The note stands, or the disk refused it.
+    pub fn noted(&mut self, outcome: &Outcome, now: Instant) {
+        let Some(number) = self.disk.noting.take() else {
+            return;
+        };
+        match outcome {
+            Outcome::Written => {
+                self.disk.noted = self.disk.noted.max(number);
+                self.disk.used = !self.is_settled() || self.disk.stale;
+            }
+            Outcome::Full | Outcome::Failed(_) => {
+                self.disk.stale = true;
+                self.disk.refused_until = Some(now + DISK_REFUSED);
+            }
+        }
+    }
+
+    pub fn is_noting(&self) -> bool {
+        self.disk.noting.is_some()
+    }
+
+    /// Every count that Redis may not have, as the file holds them.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if self.is_settled() {
+            return out;
+        }
+        note::head(&mut out, self.next);
+        let flying = match &self.flight {
+            Flight::Fenced { batch, .. } => Some(batch),
+            Flight::Nothing
+            | Flight::Naming { .. }
+            | Flight::Asking { .. }
+            | Flight::Bare { .. } => None,
+        };
+        for batch in flying.into_iter().chain(&self.again) {
+            for count in &batch.counts {
+                note::count(&mut out, batch.number, count);
+            }
+        }
+        let bare: Vec<&Count> = match &self.flight {
+            Flight::Bare { sent, again } => again.iter().chain(sent).collect(),
+            Flight::Nothing
+            | Flight::Naming { .. }
+            | Flight::Asking { .. }
+            | Flight::Fenced { .. } => Vec::new(),
+        };
+        for count in bare.into_iter().chain(&self.waiting) {
+            note::count(&mut out, 0, count);
+        }
+        out
+    }
+
+    /// Takes over what an earlier life noted.
+    pub fn revive(&mut self, note: &[u8], now: Instant) {
+        let Some((next, counts)) = note::read(note) else {
+            return;
+        };
+        self.next = next;
+        self.disk.used = true;
+        self.disk.stale = true;
+        self.disk.noted_at = Some(now);
+        for (number, count) in counts {
+            if number == 0 {
+                self.since.get_or_insert(now);
+                self.waiting.push_back(count);
+                continue;
+            }
+            match self.again.back_mut() {
+                Some(batch) if batch.number == number => batch.counts.push(count),
+                _ => self.again.push_back(Batch {
+                    number,
+                    counts: vec![count],
+                    doubt: Doubt::Unanswered,
+                    since: now,
+                }),
+            }
+            self.disk.noted = self.disk.noted.max(number);
+        }
     }
 
     pub fn connected(&mut self) {
@@ -253,7 +432,7 @@ impl Counts {
                 };
             }
             Fence::Unknown => self.ask(out),
-            Fence::Known => self.send_fenced(out),
+            Fence::Known => self.send_fenced(now, out),
             Fence::Forbidden => self.send_bare(out),
         }
     }
@@ -284,19 +463,31 @@ impl Counts {
         };
     }
 
-    fn send_fenced(&mut self, out: &mut Vec<u8>) {
-        let batch = match self.again.pop_front() {
-            Some(batch) => batch,
-            None => {
-                let count = self.waiting.len().min(BATCH);
-                let number = self.next;
-                self.next += 1;
-                Batch {
-                    number,
-                    counts: self.waiting.drain(..count).collect(),
-                    doubt: Doubt::None,
-                }
+    fn send_fenced(&mut self, now: Instant, out: &mut Vec<u8>) {
+        if self.again.is_empty() {
+            let count = self.waiting.len().min(BATCH);
+            let number = self.next;
+            self.next += 1;
+            let batch = Batch {
+                number,
+                counts: self.waiting.drain(..count).collect(),
+                doubt: Doubt::None,
+                since: self.since.unwrap_or(now),
+            };
+            if self.waiting.is_empty() {
+                self.since = None;
             }
+            self.again.push_back(batch);
+            self.disk.stale = true;
+        }
+        let noted = !self.disk.used || self.disk.refused_until.is_some();
+        let first = self.again.front().map_or(0, |batch| batch.number);
+        if !noted && first > self.disk.noted {
+            self.disk.urgent = true;
+            return;
+        }
+        let Some(batch) = self.again.pop_front() else {
+            return;
         };
         command(out, &[b"MULTI"]);
         let number = batch.number.to_string();
@@ -499,6 +690,7 @@ impl Counts {
                         });
                     }
                 }
+                self.disk.stale = true;
                 self.recent.push_back((now, batch));
                 self.forget_safe();
             }

@@ -25,6 +25,7 @@ use super::lookup::{LOOKUP, Seen, entry_id, seen};
 use super::recent::MEMORY;
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command};
+use super::segment::{Claim, Tag};
 use super::stream::{Doubt, Ids, Parcel, Stuck};
 
 /// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
@@ -102,6 +103,9 @@ pub struct Delivery {
     acknowledged: Option<Instant>,
     /// When Redis last said anything.
     heard: Option<Instant>,
+    connected: bool,
+    /// IDs that the journal must know before they are sent, by stream.
+    claims: Vec<(usize, Vec<Claim>)>,
     /// When the safe ones among the acknowledged were last forgotten.
     tidied: Option<Instant>,
     notices: Vec<Notice>,
@@ -117,6 +121,8 @@ impl Delivery {
             refusing: None,
             acknowledged: None,
             heard: None,
+            connected: false,
+            claims: Vec::new(),
             tidied: None,
             notices: Vec::new(),
         }
@@ -125,14 +131,17 @@ impl Delivery {
     /// A new connection: what was known of the streams is known no more.
     pub fn connected(&mut self) {
         self.refusing = None;
+        self.connected = true;
         for stream in self.backlog.streams() {
             stream.ids = Ids::Unknown;
+            stream.withdraw_claims();
         }
     }
 
     /// The connection is gone: what was sent and not answered is in doubt.
     pub fn disconnected(&mut self) {
         self.batches = 0;
+        self.connected = false;
         self.acknowledged = None;
         if let Some(heard) = self.heard {
             self.backlog.forget_safe(heard);
@@ -153,6 +162,97 @@ impl Delivery {
             }
         }
         self.backlog.doubt_recent();
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// What the journal should know before anything more of these streams is sent.
+    pub fn claims_wanted(&mut self) -> Vec<(usize, Vec<Claim>)> {
+        std::mem::take(&mut self.claims)
+    }
+
+    pub fn wants_claims(&self) -> bool {
+        !self.claims.is_empty()
+    }
+
+    pub fn claims_known(&mut self, streams: &[usize]) {
+        for index in streams {
+            if let Some(stream) = self.backlog.streams().get_mut(*index) {
+                stream.claims_known();
+            }
+        }
+    }
+
+    /// What is in flight of one stream, without what is answered.
+    fn flying(&self, index: usize) -> impl Iterator<Item = Parcel> + '_ {
+        self.flights
+            .iter()
+            .filter(move |flight| flight.stream == index)
+            .filter_map(|flight| match &flight.ask {
+                Ask::Add {
+                    parcel, answered, ..
+                } => Some(parcel.part(*answered..parcel.len())),
+                Ask::Info | Ask::Range | Ask::Ping => None,
+            })
+    }
+
+    /// What the journal does not have of a stream, up to the last that was queued before
+    /// `older_than`, about `bytes` of it.
+    pub fn unwritten(&self, index: usize, older_than: Instant, bytes: usize) -> Vec<Parcel> {
+        let Some(stream) = self.backlog.view().get(index) else {
+            return Vec::new();
+        };
+        let from = stream.shelf.upto;
+        let mut all: Vec<Parcel> = self
+            .flying(index)
+            .filter(|parcel| parcel.order() >= from)
+            .collect();
+        let flew = all.iter().map(Parcel::end).max().unwrap_or(0);
+        let mut old = all.iter().any(|parcel| parcel.queued() <= older_than);
+        let mut size: usize = all.iter().map(Parcel::cost).sum();
+        for parcel in stream.parcels_from(from) {
+            let young = parcel.queued() > older_than;
+            // No gap may be left below what flies: a refused entry waits again.
+            if parcel.order() >= flew && (young || size >= bytes) {
+                break;
+            }
+            if parcel.doubt() == Doubt::Acknowledged {
+                continue;
+            }
+            old |= !young;
+            size += parcel.cost();
+            all.push(parcel.clone());
+        }
+        if !old {
+            return Vec::new();
+        }
+        all.sort_by_key(Parcel::order);
+        all
+    }
+
+    /// Below which orders everything is done, where the journal does not know it.
+    pub fn floors(&mut self) -> Vec<(Tag, u64)> {
+        let mut floors = Vec::new();
+        for index in 0..self.backlog.view().len() {
+            let flying = self.flying(index).map(|parcel| parcel.order()).min();
+            let Some(stream) = self.backlog.streams().get_mut(index) else {
+                continue;
+            };
+            let Some(tag) = stream.shelf.tag else {
+                continue;
+            };
+            if stream.shelf.told >= stream.shelf.upto {
+                continue;
+            }
+            let floor = stream.floor(flying);
+            if floor > stream.shelf.told {
+                stream.shelf.told = floor;
+                floors.push((tag, floor));
+            }
+        }
+        floors
     }
 
     /// Nothing is on its way.
@@ -179,7 +279,7 @@ impl Delivery {
             .backlog
             .view()
             .iter()
-            .filter(|stream| stream.has_waiting())
+            .filter(|stream| stream.is_ready())
             .filter_map(|stream| stream.stuck.map(|stuck| stuck.retry_at))
             .min();
         [self.refusing, stuck, self.ping_due()]
@@ -272,7 +372,7 @@ impl Delivery {
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         let stream = self.backlog.streams().get_mut(index)?;
-        if !stream.has_waiting() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
+        if !stream.is_ready() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
             return None;
         }
         let (ask, sent) = match stream.ids {
@@ -281,6 +381,13 @@ impl Delivery {
                 stream.ids = Ids::Asking;
                 command(out, &[b"XINFO", b"STREAM", stream.key.as_bytes()]);
                 (Ask::Info, 0)
+            }
+            Ids::Ours { .. } if stream.lacks_claim() => {
+                let claims = stream.claim_ahead();
+                if !claims.is_empty() {
+                    self.claims.push((index, claims));
+                }
+                return None;
             }
             Ids::Ours { .. } | Ids::Servers => {
                 let mut room = entries;
@@ -475,6 +582,9 @@ impl Delivery {
                 count += parcel.len() as u64;
                 self.backlog.lose(index, &parcel);
             }
+            if self.has_expired_away(index, now) {
+                count += self.backlog.lose_all_away(index);
+            }
             self.tell_gave_up(index, count);
         }
     }
@@ -488,6 +598,15 @@ impl Delivery {
             .oldest()
             .is_some_and(|parcel| impatient(parcel.queued()));
         (refusing && waited).then(|| stream.drop_oldest()).flatten()
+    }
+
+    /// A stream has refused for a minute, and what is only on the disk has waited as long.
+    fn has_expired_away(&self, index: usize, now: Instant) -> bool {
+        let impatient = |since: Instant| now.saturating_duration_since(since) >= STUCK_PATIENCE;
+        self.backlog.view().get(index).is_some_and(|stream| {
+            stream.stuck.is_some_and(|stuck| impatient(stuck.since))
+                && stream.shelf.away_since.is_some_and(impatient)
+        })
     }
 
     fn tell_gave_up(&mut self, index: usize, count: u64) {

@@ -16,7 +16,8 @@ use super::id::EntryId;
 use super::lookup::{Fate, Seen, stands_in};
 use super::recent::Recent;
 use super::resp::Reply;
-use crate::record::{Entry, Lines, StreamKind, Streams};
+use super::shelf::Shelf;
+use crate::record::{Entry, Lines, RunMark, StreamKind, Streams};
 
 /// An entry's ID must be this close (milliseconds) to its time, or it carries `ts`.
 const TS_TOLERANCE_MS: u64 = 1000;
@@ -50,12 +51,21 @@ pub enum Doubt {
 }
 
 #[derive(Clone, Debug)]
-enum Body {
+pub enum Body {
     Lines {
         lines: Arc<Lines>,
         range: Range<usize>,
     },
     Entry(Arc<Entry>),
+}
+
+impl Body {
+    pub fn run_mark(&self) -> Option<RunMark> {
+        match self {
+            Body::Lines { .. } => None,
+            Body::Entry(entry) => entry.run_mark(),
+        }
+    }
 }
 
 impl Parcel {
@@ -82,8 +92,51 @@ impl Parcel {
         self.doubt != Doubt::None
     }
 
-    pub fn has_claim(&self) -> bool {
-        self.claim.is_some()
+    pub fn order(&self) -> u64 {
+        self.order
+    }
+
+    /// Behind its last entry.
+    pub fn end(&self) -> u64 {
+        self.order + self.len() as u64
+    }
+
+    pub fn claim(&self) -> Option<EntryId> {
+        self.claim
+    }
+
+    pub fn set_claim(&mut self, claim: EntryId) {
+        self.claim = Some(claim);
+    }
+
+    pub fn clear_claim(&mut self) {
+        self.claim = None;
+    }
+
+    pub fn doubt(&self) -> Doubt {
+        self.doubt
+    }
+
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Read back from the journal.
+    pub fn revived(body: Body, order: u64, at_ms: u64, now: Instant) -> Parcel {
+        Parcel {
+            body,
+            order,
+            at_ms,
+            queued: now,
+            claim: None,
+            doubt: Doubt::None,
+        }
+    }
+
+    /// What the journal knows: claimed is maybe sent.
+    pub fn claimed(mut self, claim: Option<EntryId>) -> Parcel {
+        self.claim = claim;
+        self.doubted(Doubt::Unanswered)
     }
 
     /// Bytes of memory that this parcel stands for.
@@ -100,7 +153,7 @@ impl Parcel {
         text + self.len() * ENTRY_OVERHEAD + record
     }
 
-    fn text(&self, index: usize) -> &[u8] {
+    pub fn text(&self, index: usize) -> &[u8] {
         match &self.body {
             Body::Lines { lines, range } => lines
                 .spans
@@ -256,6 +309,7 @@ pub struct Stream {
     pub ids: Ids,
     pub stuck: Option<Stuck>,
     pub recent: Recent,
+    pub shelf: Shelf,
     parcels: VecDeque<Parcel>,
     arrived: u64,
     /// Bytes of what waits here (not of what is in flight).
@@ -273,6 +327,7 @@ impl Stream {
             ids: Ids::Unknown,
             stuck: None,
             recent: Recent::default(),
+            shelf: Shelf::default(),
             parcels: VecDeque::new(),
             arrived: 0,
             waiting: 0,
@@ -317,6 +372,53 @@ impl Stream {
 
     pub fn has_waiting(&self) -> bool {
         !self.parcels.is_empty()
+    }
+
+    /// Continues behind what an earlier life left.
+    pub fn begin_at(&mut self, order: u64) {
+        self.arrived = order;
+    }
+
+    /// Behind the last entry that came.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    pub fn parcels(&self) -> impl Iterator<Item = &Parcel> {
+        self.parcels.iter()
+    }
+
+    /// Those from an order on.
+    pub fn parcels_from(&self, order: u64) -> impl Iterator<Item = &Parcel> {
+        self.parcels.range(self.place_of(order)..)
+    }
+
+    /// Where the parcel that begins at an order stands, or would stand.
+    pub fn place_of(&self, order: u64) -> usize {
+        self.parcels.partition_point(|other| other.order < order)
+    }
+
+    pub fn parcels_mut(&mut self) -> impl Iterator<Item = &mut Parcel> {
+        self.parcels.iter_mut()
+    }
+
+    /// Removes the parcels from a place on for as long as `wanted` says so.
+    pub fn remove_while(&mut self, place: usize, wanted: impl Fn(&Parcel) -> bool) -> Vec<Parcel> {
+        let count = self
+            .parcels
+            .range(place..)
+            .take_while(|p| wanted(p))
+            .count();
+        let removed: Vec<Parcel> = self.parcels.drain(place..place + count).collect();
+        let cost: usize = removed.iter().map(Parcel::cost).sum();
+        self.waiting = self.waiting.saturating_sub(cost);
+        removed
+    }
+
+    pub fn remove_at(&mut self, place: usize) -> Option<Parcel> {
+        let parcel = self.parcels.remove(place)?;
+        self.waiting = self.waiting.saturating_sub(parcel.cost());
+        Some(parcel)
     }
 
     pub fn waiting_bytes(&self) -> usize {
@@ -396,6 +498,15 @@ impl Stream {
         let parcel = self.parcels.remove(place)?;
         self.waiting = self.waiting.saturating_sub(parcel.cost());
         Some(parcel)
+    }
+
+    /// Removes the oldest parcel that lies below an order and is certainly not in Redis.
+    pub fn drop_below(&mut self, below: u64) -> Option<Parcel> {
+        let place = self.parcels.iter().position(|parcel| !parcel.in_doubt())?;
+        if self.parcels.get(place)?.end() > below {
+            return None;
+        }
+        self.remove_at(place)
     }
 
     /// Before a lookup: the range of IDs up to `last` that doubtful parcels claim.
