@@ -39,6 +39,9 @@ const NOTE_AGE: Duration = Duration::from_millis(600);
 const NOTE_EVERY: Duration = Duration::from_millis(800);
 /// After the disk refused.
 const DISK_REFUSED: Duration = Duration::from_secs(30);
+/// Between two attempts of what is forbidden, and how long they go on.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(2);
+const FORBIDDEN_PATIENCE: Duration = Duration::from_secs(60);
 /// Seconds after which the fence of an agent that is gone for good vanishes: a month, longer
 /// than a board stays on the shelf with counts in its journal.
 const FENCE_EXPIRY: &[u8] = b"2592000";
@@ -86,6 +89,7 @@ pub struct Counts {
     heard: Option<Instant>,
     /// Found out by trying.
     increment_by: Permission,
+    forbidden_since: Option<Instant>,
     told_unfenced: bool,
     dropped: u64,
     /// When the oldest that waits came.
@@ -171,6 +175,7 @@ impl Counts {
             refused_until: None,
             heard: None,
             increment_by: Permission::Granted,
+            forbidden_since: None,
             told_unfenced: false,
             dropped: 0,
             since: None,
@@ -738,6 +743,12 @@ impl Counts {
         }
     }
 
+    /// Less than a minute has passed since a bare count was forbidden first.
+    fn is_patient(&mut self, now: Instant) -> bool {
+        let since = *self.forbidden_since.get_or_insert(now);
+        now.saturating_duration_since(since) < FORBIDDEN_PATIENCE
+    }
+
     fn bare(
         &mut self,
         reply: &Reply<'_>,
@@ -746,6 +757,9 @@ impl Counts {
         now: Instant,
         troubles: &mut Vec<Trouble>,
     ) -> Flight {
+        if !matches!(reply, Reply::Error(_)) {
+            self.forbidden_since = None;
+        }
         if let (Some(count), Reply::Error(error)) = (sent.pop_front(), reply) {
             let many = matches!(count.what, CountKind::Increment(by) if by > 1);
             match classify(error) {
@@ -755,6 +769,11 @@ impl Counts {
                 }
                 Refusal::Forbidden if many => {
                     self.increment_by = Permission::Denied;
+                    again.push(count);
+                }
+                // As a stream that refuses: rights may come back within a minute.
+                Refusal::Forbidden if self.is_patient(now) => {
+                    self.refused_until = Some(now + FORBIDDEN_PAUSE);
                     again.push(count);
                 }
                 Refusal::Forbidden
