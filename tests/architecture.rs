@@ -32,6 +32,8 @@ const EDGES: &[&str] = &[
     "health/run.rs",
     "sink/redis.rs",
     "sink/desk.rs",
+    "sink/sentinel.rs",
+    "sink/tls.rs",
     "sink/journal.rs",
     "sink/value_loop.rs",
     "sink/link.rs",

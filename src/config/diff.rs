@@ -235,6 +235,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         key_prefix,
         // Each service's own number says it.
         max_len: _,
+        tls,
+        sentinel,
     } = redis;
     let (to, there) = (&new.agent, &new.redis);
     let credentials = *username == there.username && *password == there.password;
@@ -268,6 +270,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
             "redis.key_prefix",
             AgentRestart,
         ),
+        (*tls == there.tls, "redis.tls", AgentRestart),
+        (*sentinel == there.sentinel, "redis.sentinel", AgentRestart),
         (*memory == new.spool.memory, "spool.memory", AgentRestart),
         (*disk == new.spool.disk, "spool.disk", AgentRestart),
         (

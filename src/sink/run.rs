@@ -88,6 +88,10 @@ pub async fn run(
         gauged: Instant::now(),
         behind: false,
         closing: None,
+        follows: match redis.sentinel {
+            None => Follows::Settings,
+            Some(_) => Follows::Sentinels,
+        },
     };
     let log_db = redis.log_db;
     let stream_link = Link::new(redis, log_db, Voice::Speaks { inbox, gauge });
@@ -156,6 +160,14 @@ struct StreamLoop {
     behind: bool,
     /// When to stop waiting for Redis.
     closing: Option<Instant>,
+    follows: Follows,
+}
+
+/// Who says where Redis is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follows {
+    Settings,
+    Sentinels,
 }
 
 impl StreamLoop {
@@ -260,6 +272,12 @@ impl StreamLoop {
         let outcome = session.replies(|reply, out| self.delivery.reply(reply, now, out));
         for notice in self.delivery.notices() {
             tell(&notice);
+            // A master that was demoted: the sentinels know the new one.
+            if let (Notice::Refusing { error }, Follows::Sentinels) = (&notice, self.follows)
+                && error.starts_with("READONLY")
+            {
+                return Err(Hangup(error.clone()));
+            }
         }
         outcome
     }

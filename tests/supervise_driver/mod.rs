@@ -321,6 +321,8 @@ fn config_from(json: &Value) -> Config {
             value_db: 2,
             key_prefix: String::new(),
             max_len: 1000,
+        tls: None,
+        sentinel: None,
         },
         spool: Spool {
             memory: 1 << 20,

@@ -123,6 +123,8 @@ pub fn settings(server: &RedisServer) -> Redis {
         value_db: 2,
         key_prefix: String::new(),
         max_len: 0,
+        tls: None,
+        sentinel: None,
     }
 }
 
