@@ -108,7 +108,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control", &["event", "request", "service", "config"]),
     (
         "cli",
-        &["request", "service", "config", "handoff", "control"],
+        &[
+            "nearest", "request", "service", "config", "handoff", "control",
+        ],
     ),
     ("diag", LINE),
 ];

@@ -7,22 +7,14 @@
 mod harness;
 mod support;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use harness::{Sink, numbered, settings, unbounded};
 use jettison_agent::clock::now_ms;
-use jettison_agent::config::{Endpoint, Overflow, Redis, Secret, Spool};
-use jettison_agent::event::Event;
-use jettison_agent::handoff::SinkGauge;
-use jettison_agent::record::{
-    Count, CountKind, Entry, Gauge, Lines, Record, Source, Span, StreamKind, Streams, Trim,
-};
-use jettison_agent::sink;
+use jettison_agent::config::{Redis, Secret};
+use jettison_agent::record::{Count, CountKind, Entry, Gauge, Record, StreamKind, Streams, Trim};
 use support::{RedisServer, entries, eventually, messages};
-use tokio::sync::{mpsc, watch};
 
 /// Sends `count` numbered lines in chunks of `chunk`, calling `between` after each chunk.
 fn send_numbered(
