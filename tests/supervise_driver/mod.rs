@@ -18,7 +18,7 @@ use jettison_agent::config::{
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
-use jettison_agent::record::{Record, Trim};
+use jettison_agent::record::{Keep, Record, Trim};
 use jettison_agent::request::{Request, RequestId};
 use jettison_agent::service::{RunId, ServiceName, Signal};
 use jettison_agent::supervise::reap::{self, Order};
@@ -321,8 +321,8 @@ fn config_from(json: &Value) -> Config {
             value_db: 2,
             key_prefix: String::new(),
             max_len: 1000,
-        tls: None,
-        sentinel: None,
+            tls: None,
+            sentinel: None,
         },
         spool: Spool {
             memory: 1 << 20,
@@ -395,6 +395,7 @@ fn service_from(json: &Value) -> Service {
         process: process_from(json),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        keep: Keep::default(),
         pools: Arc::new([]),
     }
 }
