@@ -18,6 +18,7 @@ pub mod handoff;
 pub mod health;
 pub mod logs;
 pub mod names;
+pub mod nearest;
 pub mod query;
 pub mod record;
 pub mod request;

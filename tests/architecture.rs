@@ -39,6 +39,11 @@ const EDGES: &[&str] = &[
     "crash/images.rs",
     "crash/examine.rs",
     "sink/redis.rs",
+    "sink/desk.rs",
+    "sink/sentinel.rs",
+    "sink/tls.rs",
+    "sink/journal.rs",
+    "sink/value_loop.rs",
     "sink/link.rs",
     "sink/session.rs",
     "sink/run.rs",
@@ -85,6 +90,7 @@ const FORBIDDEN: &[&str] = &[
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("service", &[]),
     ("backoff", &[]),
+    ("nearest", &[]),
     ("record", NOUNS),
     ("handoff", NOUNS),
     ("request", NOUNS),
@@ -107,10 +113,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("diag", LINE),
 ];
 const NOUNS: &[&str] = &[
-    "service", "backoff", "record", "handoff", "request", "event",
+    "nearest", "service", "backoff", "record", "handoff", "request", "event",
 ];
 const LINE: &[&str] = &[
-    "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
+    "nearest", "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
 ];
 
 /// Folders and files that tell nothing about what is in them.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::gather::{Given, gather, text};
 use super::help;
-use super::nearest::nearest;
 use super::show::clean;
 use super::verbs::{self, LATER, Name, VERBS, Verb, Words};
 use crate::config::Restart;
+use crate::nearest::nearest;
 use crate::service::Signal;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -544,7 +544,7 @@ mod tests {
                 "--config needs a value: --config PATH",
             ),
             ("agent run --config x -- y", "exclude each other"),
-            ("agent run --name x", "go with a command"),
+            ("agent run --name x", "goes with a command"),
             ("agent --probe --timeout soon", "\"soon\" is not a time"),
             ("agent --probe --timeout 0", "is not a time"),
             ("agent --probe --ready=1", "takes no value"),

@@ -16,8 +16,8 @@ use super::file::{Entry, Node, Table, Value};
 use super::found::Check;
 use super::keys::{Key, Shape, Stage};
 use super::kind::{kind, show};
-use super::nearest::nearest;
 use super::units::{self, Wrong};
+use crate::nearest::nearest;
 
 /// A value and where it stands.
 #[derive(Clone, Copy, Debug)]
