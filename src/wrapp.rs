@@ -42,8 +42,9 @@ pub fn main(args: &[OsString]) -> i32 {
         complain(USAGE);
         return REFUSED;
     };
-    // wrapp said little; what an agent tells beyond that is asked for with AGENT_LOG.
-    diag::start("warn");
+    // wrapp said little; what an agent tells beyond that is asked for with AGENT_LOG. That
+    // lines are left for the next start is more than a note.
+    diag::start("warn,jettison_agent::sink::desk=info");
     let loaded = match load(Path::new(path)) {
         Ok(loaded) => loaded,
         Err(problems) => {
