@@ -40,6 +40,8 @@ pub struct Program {
     pub stdin: RawFd,
     pub stdout: RawFd,
     pub stderr: RawFd,
+    /// One more descriptor, and the number that it shall have.
+    pub extra: Option<(RawFd, RawFd)>,
     /// Close-on-exec: where a failure is written, [`REPORT_BYTES`] at once.
     pub report: RawFd,
 }
@@ -160,6 +162,9 @@ unsafe fn prepare_and_exec(program: &Program) -> Result<Never, Failure> {
         check(Stage::Stdio, libc::dup2(program.stdout, 1) as c_long)?;
         check(Stage::Stdio, libc::dup2(program.stderr, 2) as c_long)?;
         close_the_rest_on_exec()?;
+        if let Some((fd, number)) = program.extra {
+            check(Stage::Stdio, libc::dup2(fd, number) as c_long)?;
+        }
         default_dispositions()?;
         libc::umask(program.umask);
         resources(program)?;
