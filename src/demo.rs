@@ -25,7 +25,7 @@ use crate::control::client::{self, Search};
 use crate::daemon::{self, Outlet};
 use crate::record::{CountKind, Record, StreamKind};
 use crate::request::Request;
-use crate::supervise::spawn::{self, Handed, Inherited, What};
+use crate::supervise::spawn::{self, Inherited, PipeSize};
 
 /// How long it plays where nobody sits at a terminal.
 const SECONDS: u64 = 10;
@@ -290,8 +290,7 @@ fn own_redis(folder: &Path) -> Option<Store> {
     let loaded = load::load(Some(&path), &Environment::default()).ok()?;
     let inherited = Inherited::take().ok()?;
     let service = loaded.config.services.first()?;
-    let nothing = Handed::default();
-    let pid = spawn::start(&inherited, service, What::Main(&nothing), None).ok()?;
+    let (pid, _) = spawn::start(&inherited, service, PipeSize::Kernel).ok()?;
     let client = redis::Client::open(format!("unix://{}", socket.display())).ok()?;
     for _ in 0..100 {
         if answers(&client) {

@@ -2,7 +2,7 @@
 //!
 //! Starts from a real core and its program (built here; skipped without gcc), and from hand-made bytes; overwrites,
 //! cuts and moves bytes by a seeded generator, so that a failure can be repeated: the seed is printed. Files come from
-//! a table, the process is never asked for more.
+//! a table, the process is never asked for more. `TIMES=20 cargo test --test crash_hostile -- --nocapture` tries longer.
 
 #[path = "crash/lab.rs"]
 mod lab;
@@ -118,6 +118,11 @@ fn victim(name: &str, build: &str, mode: &str) -> Option<Victim> {
 /// Runs seeds until the time is up; each in bounded time.
 fn storm(seconds: u64, most: u64, mut one: impl FnMut(&mut Random)) -> u64 {
     let begin = Instant::now();
+    let times: u64 = std::env::var("TIMES")
+        .ok()
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(1);
+    let (seconds, most) = (seconds * times, most * times);
     let mut seed = 0;
     while seed < most && begin.elapsed() < Duration::from_secs(seconds) {
         seed += 1;
@@ -155,7 +160,7 @@ fn hostile_cores() {
     let head = head(&victim.core);
     // The memory of a core with threads is big: what matters are its notes and the crashed stack.
     let small = &victim.core[..victim.core.len().min(head + (4 << 20))];
-    let seeds = storm(9, 3000, |random| {
+    let seeds = storm(6, 3000, |random| {
         let mut core = small.to_vec();
         let focus = if random.below(4) == 0 {
             0..core.len()
@@ -189,7 +194,7 @@ fn hostile_programs() {
         })
         .map(|s| s.offset as usize..(s.offset + s.size) as usize)
         .collect();
-    let seeds = storm(12, 4000, |random| {
+    let seeds = storm(8, 4000, |random| {
         let mut image = victim.image.clone();
         for _ in 0..1 + random.below(4) {
             let focus = match random.below(8) {
@@ -225,7 +230,7 @@ fn hostile_compressed_sections() {
                 )
             })
             .collect();
-        let seeds = storm(4, 6000, |random| {
+        let seeds = storm(3, 6000, |random| {
             let mut image = victim.image.clone();
             let (name, range) = &sections[random.below(sections.len())];
             mutate(&mut image, range.clone(), random);

@@ -16,7 +16,6 @@ pub mod keys;
 mod kind;
 pub mod lifecycle;
 pub mod load;
-pub mod nearest;
 pub mod order;
 mod process;
 mod redis;

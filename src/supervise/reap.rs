@@ -47,12 +47,14 @@ pub enum Order {
     MainPid { run: RunId, pid: Pid },
     /// Run a command of a service's, beside the service, for at most `limit`. Answered by
     /// `CommandEnded`.
-    Command {
+    Errand {
         id: u64,
         service: Arc<Service>,
         argv: Vec<String>,
         limit: Duration,
     },
+    /// Stop every main process, then this process: SIGCONT to it goes to them as well.
+    Pause,
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -326,7 +328,7 @@ impl Reaper {
                     service,
                     handed,
                 }) => self.begin(run, service, handed, inbox),
-                Some(Order::Command {
+                Some(Order::Errand {
                     id,
                     service,
                     argv,
@@ -337,6 +339,7 @@ impl Reaper {
                 Some(Order::Hung { run }) => self.kill_tree(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+                Some(Order::Pause) => self.pause(),
             }
         }
     }
@@ -378,6 +381,18 @@ impl Reaper {
             let error = io::Error::last_os_error();
             warn!(service = %entry.name(), "sending {signal} to {}: {error}", entry.pid);
         }
+    }
+
+    fn pause(&mut self) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            // Not TSTP: alone in its session, a process is not stopped by that (setpgid(2),
+            // orphaned groups).
+            self.signal(run, Signal::STOP);
+        }
+        // PID 1 of a container cannot be stopped from inside: only the application is then.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
     }
 
     fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {

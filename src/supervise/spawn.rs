@@ -61,11 +61,23 @@ pub enum What<'a> {
     Command(&'a [String]),
 }
 
+/// The service's own program, with pipes that nobody else writes to.
+pub fn start(
+    inherited: &Inherited,
+    service: &Service,
+    size: PipeSize,
+) -> Result<(Pid, Pipes), SpawnFailure> {
+    let (pipes, writers) = output(service, size)?;
+    let what = What::Main(&Handed::default());
+    let pid = launch(inherited, service, what, Some(&writers))?;
+    Ok((pid, pipes))
+}
+
 /// Starts a process and waits until its `exec` has succeeded or failed. Without `writers`
 /// nobody reads what it says.
 ///
 /// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
-pub fn start(
+pub fn launch(
     inherited: &Inherited,
     service: &Service,
     what: What<'_>,

@@ -130,7 +130,7 @@ impl Reaper {
             return self.main(run, None, inbox);
         };
         let writers = entry.course.writers.as_ref();
-        match spawn::start(&self.inherited, &service, What::Command(argv), writers) {
+        match spawn::launch(&self.inherited, &service, What::Command(argv), writers) {
             Ok(pid) => {
                 let limit = Limit::of(patience(&service));
                 entry.course.part = Part::Before(Step { number, limit });
@@ -152,7 +152,7 @@ impl Reaper {
         course.part = Part::Main;
         let service = Arc::clone(&course.service);
         let what = What::Main(&course.handed);
-        match spawn::start(&self.inherited, &service, what, course.writers.as_ref()) {
+        match spawn::launch(&self.inherited, &service, what, course.writers.as_ref()) {
             Ok(pid) => {
                 if service.lifecycle.post_stop.is_empty() {
                     course.writers = None;
@@ -212,7 +212,7 @@ impl Reaper {
         let service = Arc::clone(&course.service);
         for (number, argv) in service.lifecycle.post_stop.iter().enumerate().skip(number) {
             let what = What::Command(argv);
-            match spawn::start(&self.inherited, &service, what, course.writers.as_ref()) {
+            match spawn::launch(&self.inherited, &service, what, course.writers.as_ref()) {
                 Ok(pid) => {
                     let limit = Limit::of(patience(&service));
                     course.part = Part::After(Step { number, limit });
@@ -236,7 +236,7 @@ impl Reaper {
         patience: Duration,
         inbox: &Sender<Event>,
     ) {
-        match spawn::start(&self.inherited, service, What::Command(argv), None) {
+        match spawn::launch(&self.inherited, service, What::Command(argv), None) {
             Ok(pid) => {
                 let limit = Limit::of(patience);
                 self.errands.insert(pid, Errand { id, limit });

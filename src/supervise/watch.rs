@@ -216,7 +216,7 @@ impl Errands {
             open.waiting.insert(id, answer);
             id
         };
-        self.orders.give(Order::Command {
+        self.orders.give(Order::Errand {
             id,
             service: Arc::clone(service),
             argv: argv.to_vec(),
