@@ -285,10 +285,20 @@ impl Reaper {
             let Some(run) = self.by_pid.remove(&pid) else {
                 if !self.errand_ended(pid, exit, inbox) {
                     debug!("reaped orphan {pid}");
+                    self.hurry_trees();
                 }
                 continue;
             };
             self.ended(run, pid, exit, inbox);
+        }
+    }
+
+    /// One of those that are waited for may just have died: no need to wait for the pause.
+    fn hurry_trees(&mut self) {
+        let now = Instant::now();
+        let reaped = self.runs.values_mut().filter(|run| run.reaped);
+        for ending in reaped.filter_map(|run| run.ending.as_mut()) {
+            ending.again_at = now;
         }
     }
 
