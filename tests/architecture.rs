@@ -43,6 +43,11 @@ const EDGES: &[&str] = &[
     "crash/images.rs",
     "crash/examine.rs",
     "sink/redis.rs",
+    "sink/desk.rs",
+    "sink/sentinel.rs",
+    "sink/tls.rs",
+    "sink/journal.rs",
+    "sink/value_loop.rs",
     "sink/link.rs",
     "sink/session.rs",
     "sink/run.rs",
@@ -107,7 +112,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control", &["event", "request", "service", "config"]),
     (
         "cli",
-        &["request", "service", "config", "handoff", "control"],
+        &[
+            "nearest", "request", "service", "config", "handoff", "control",
+        ],
     ),
     ("diag", LINE),
 ];
