@@ -22,6 +22,7 @@ const EDGES: &[&str] = &[
     "query/fetch.rs",
     "config/load.rs",
     "config/survey.rs",
+    "supervise/cgroup.rs",
     "supervise/child.rs",
     "supervise/lane.rs",
     "supervise/prepare.rs",

@@ -40,6 +40,7 @@
 
 pub mod accounts;
 mod asked;
+mod cgroup;
 mod child;
 mod environment;
 pub mod fleet;

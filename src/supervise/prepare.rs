@@ -62,6 +62,8 @@ pub struct Ends {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub report: RawFd,
+    /// See [`Program::group_door`].
+    pub group_door: Option<RawFd>,
 }
 
 /// What one run is given beside what its configuration says.
@@ -144,6 +146,7 @@ pub fn prepare<'a>(
         stdin: ends.stdin,
         stdout: ends.stdout,
         stderr: ends.stderr,
+        group_door: ends.group_door,
         extra: handed
             .ready_fd
             .as_ref()

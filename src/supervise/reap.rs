@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
+use super::cgroup::{Cgroups, Place};
 use super::prepare::{Handed, Inherited};
 use super::spawn::PipeSize;
 use super::steps::{Course, Errand, Part};
@@ -91,6 +92,7 @@ pub struct Reaper {
     pub(super) runs: HashMap<RunId, Run>,
     pub(super) by_pid: HashMap<Pid, RunId>,
     pub(super) errands: HashMap<Pid, Errand>,
+    pub(super) cgroups: Cgroups,
     /// Children that this process had before it was the agent: they belong to no service.
     heirlooms: HashSet<Identity>,
     /// Strays that belong to nobody we know: each is told once.
@@ -188,6 +190,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         runs: HashMap::new(),
         by_pid: HashMap::new(),
         errands: HashMap::new(),
+        cgroups: Cgroups::find(own.as_raw_nonzero().get()),
         heirlooms: Census::take()
             .descendants(own.as_raw_nonzero().get())
             .into_iter()
@@ -317,6 +320,8 @@ impl Reaper {
         }
         if entry.ending.is_some() {
             entry.look_again(Instant::now());
+        } else if exit.signal() == Some(Signal::KILL) && self.cgroups.oom_killed() {
+            tell(inbox, Event::OutOfMemory { run });
         }
         tell(inbox, Event::Exited { run, exit });
     }
@@ -436,6 +441,11 @@ impl Reaper {
         for id in self.strays(run, &Census::take()) {
             tree::kill(id);
         }
+        let place = self
+            .runs
+            .get(&run)
+            .and_then(|run| run.course.place.as_ref());
+        place.map(Place::kill);
     }
 
     fn end_tree(&mut self, id: RunId, census: &Census, now: Instant, inbox: &Sender<Event>) {
@@ -458,7 +468,9 @@ impl Reaper {
         for id in &left {
             tree::kill(*id);
         }
-        if run.reaped && (left.is_empty() || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
+        let crowded = run.course.place.as_ref().is_some_and(Place::kill);
+        let empty = left.is_empty() && !crowded;
+        if run.reaped && (empty || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
             if !left.is_empty() {
                 let pids: Vec<Pid> = left.iter().map(|id| id.pid).collect();
                 warn!(service = %run.name(), "still there after SIGKILL: {pids:?}");

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::OptionalActions;
 
+use super::cgroup::Place;
 use super::child::{self, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
 use super::prepare::{Ends, failed, failed_io, prepare};
 pub use super::prepare::{Handed, Inherited};
@@ -69,7 +70,7 @@ pub fn start(
 ) -> Result<(Pid, Pipes), SpawnFailure> {
     let (pipes, writers) = output(service, size)?;
     let what = What::Main(&Handed::default());
-    let pid = launch(inherited, service, what, Some(&writers))?;
+    let pid = launch(inherited, service, what, Some(&writers), None)?;
     Ok((pid, pipes))
 }
 
@@ -82,6 +83,7 @@ pub fn launch(
     service: &Service,
     what: What<'_>,
     writers: Option<&Writers>,
+    place: Option<&Place>,
 ) -> Result<Pid, SpawnFailure> {
     let (report, report_child) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))?;
@@ -93,6 +95,7 @@ pub fn launch(
         stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
         stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
         report: report_child.as_raw_fd(),
+        group_door: place.map(Place::door),
     };
     let nothing = Handed::default();
     let program = match what {

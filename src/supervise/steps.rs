@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
+use super::cgroup::Place;
 use super::reap::{Reaper, Run, tell};
 use super::spawn::{self, Handed, What, Writers};
 use crate::config::Service;
@@ -82,6 +83,8 @@ pub(super) struct Course {
     pub handed: Handed,
     /// Kept while something else is to be started.
     pub writers: Option<Writers>,
+    /// Its own control group, where there may be one.
+    pub place: Option<Place>,
 }
 
 /// A command on its own.
@@ -108,6 +111,7 @@ impl Reaper {
             part: Part::Main,
             handed,
             writers: Some(writers),
+            place: self.cgroups.place(&service.name),
             service,
         };
         let entry = Run::new(course, piped);
@@ -129,8 +133,14 @@ impl Reaper {
         let Some(argv) = service.lifecycle.pre_start.get(number) else {
             return self.main(run, None, inbox);
         };
-        let writers = entry.course.writers.as_ref();
-        match spawn::launch(&self.inherited, &service, What::Command(argv), writers) {
+        let (writers, place) = (entry.course.writers.as_ref(), entry.course.place.as_ref());
+        match spawn::launch(
+            &self.inherited,
+            &service,
+            What::Command(argv),
+            writers,
+            place,
+        ) {
             Ok(pid) => {
                 let limit = Limit::of(patience(&service));
                 entry.course.part = Part::Before(Step { number, limit });
@@ -152,7 +162,13 @@ impl Reaper {
         course.part = Part::Main;
         let service = Arc::clone(&course.service);
         let what = What::Main(&course.handed);
-        match spawn::launch(&self.inherited, &service, what, course.writers.as_ref()) {
+        match spawn::launch(
+            &self.inherited,
+            &service,
+            what,
+            course.writers.as_ref(),
+            course.place.as_ref(),
+        ) {
             Ok(pid) => {
                 if service.lifecycle.post_stop.is_empty() {
                     course.writers = None;
@@ -212,7 +228,13 @@ impl Reaper {
         let service = Arc::clone(&course.service);
         for (number, argv) in service.lifecycle.post_stop.iter().enumerate().skip(number) {
             let what = What::Command(argv);
-            match spawn::launch(&self.inherited, &service, what, course.writers.as_ref()) {
+            match spawn::launch(
+                &self.inherited,
+                &service,
+                what,
+                course.writers.as_ref(),
+                course.place.as_ref(),
+            ) {
                 Ok(pid) => {
                     let limit = Limit::of(patience(&service));
                     course.part = Part::After(Step { number, limit });
@@ -236,7 +258,7 @@ impl Reaper {
         patience: Duration,
         inbox: &Sender<Event>,
     ) {
-        match spawn::launch(&self.inherited, service, What::Command(argv), None) {
+        match spawn::launch(&self.inherited, service, What::Command(argv), None, None) {
             Ok(pid) => {
                 let limit = Limit::of(patience);
                 self.errands.insert(pid, Errand { id, limit });
