@@ -251,3 +251,106 @@ fn a_terminal_makes_lines_leave_at_once() {
     assert_eq!(driver.expect("stdout tab"), "stdout tab\there\\n");
     assert_eq!(driver.shutdown(), 0);
 }
+
+/// Where control groups can be made, they are made here.
+fn own_group() -> Option<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own = std::path::Path::new(line.split(' ').nth(4)?).join(path);
+    let probe = own.join(format!("ready-probe-{}", std::process::id()));
+    let made = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));
+    if made.is_err() {
+        eprintln!("skipped: no control group may be made in {}", own.display());
+    }
+    made.ok().map(|()| own)
+}
+
+/// Starts a process that hides from its service in every way there is without a group.
+fn hider(file: &std::path::Path) -> String {
+    let file = file.display();
+    format!("env -i setsid sh -c 'setsid sleep 1000 & echo $! > {file}.new; mv {file}.new {file}'")
+}
+
+fn pid_in(file: &std::path::Path) -> i32 {
+    eventually("the hidden one has begun", || file.exists());
+    let text = std::fs::read_to_string(file).expect("written");
+    text.trim().parse().expect("a pid")
+}
+
+#[test]
+fn nobody_leaves_a_control_group() {
+    let Some(own) = own_group() else { return };
+    let file = scratch("group").join("pid");
+    let mut driver = Driver::start(json!({"services": [
+        {"name": "ready-grouped", "argv": ["/bin/sh", "-c", format!("{}; exec sleep 1000", hider(&file))]},
+    ]}));
+    driver.started();
+    let hidden = pid_in(&file);
+    assert!(own.join("ready-grouped").is_dir());
+    driver.ask(r#"{"verb":"stop","services":["ready-grouped"]}"#);
+    driver.expect(r#"reply 0 {"ok":true}"#);
+    assert!(!alive(hidden));
+    eventually("the group is gone", || !own.join("ready-grouped").exists());
+    assert_eq!(driver.shutdown(), 0);
+    let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
+}
+
+#[test]
+fn what_a_killed_agent_left_is_ended_before_anything_starts() {
+    let Some(own) = own_group() else { return };
+    let file = scratch("left").join("pid");
+    let services = |command: &str| json!({"services": [{"name": "ready-left", "argv": ["/bin/sh", "-c", command]}]});
+    let mut driver = Driver::start(services(&format!("{}; exec sleep 1000", hider(&file))));
+    driver.started();
+    let hidden = pid_in(&file);
+    driver.child.kill().expect("own child");
+    driver.child.wait().expect("own child");
+    assert!(alive(hidden), "nobody else ended it");
+    // An agent that lives keeps what is its own, whoever comes beside it.
+    let mut other = Driver::start(services("exec sleep 1000"));
+    other.started();
+    assert!(!alive(hidden));
+    let mut third = Driver::start(services("exec sleep 1000"));
+    third.started();
+    other.ask(r#"{"verb":"status","services":[]}"#);
+    assert!(other.expect("reply 0 ").contains(r#""state":"ready""#));
+    assert_eq!((third.shutdown(), other.shutdown()), (0, 0));
+    eventually("the group is gone", || !own.join("ready-left").exists());
+    let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
+}
+
+/// A script that starts something and then becomes the agent: that is no service's stray.
+#[test]
+fn what_was_there_before_the_agent_is_left_alone() {
+    let file = scratch("heirloom").join("pid");
+    let script = format!(
+        "sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; exec \"$0\" \"$@\"",
+        file.display()
+    );
+    let services = json!({"services": [
+        {"name": "plain", "argv": ["/bin/sh", "-c", "sleep 1000 & exec sleep 1000"]},
+    ]});
+    let mut driver = Driver::with(services.clone(), |command| {
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let program = command.get_program().to_owned();
+        *command = std::process::Command::new("/bin/sh");
+        command
+            .args(["-c", &script])
+            .arg(program)
+            .args(arguments)
+            .env("SUPERVISE_DRIVER", services.to_string())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+    });
+    driver.started();
+    let heirloom = pid_in(&file);
+    driver.ask(r#"{"verb":"stop","services":["plain"]}"#);
+    driver.expect(r#"reply 0 {"ok":true}"#);
+    assert_eq!(driver.shutdown(), 0);
+    assert!(alive(heirloom));
+    // SAFETY: kill(2) touches no memory.
+    assert_eq!(unsafe { libc::kill(heirloom, libc::SIGKILL) }, 0);
+    let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
+}
