@@ -125,6 +125,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         process,
         max_line,
         trim,
+        keep,
         pools,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
@@ -144,6 +145,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         // A run's lines are cut and trimmed as its start said.
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
+        (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
     ]);
     changed.extend(around(lifecycle, &new.lifecycle));

@@ -248,8 +248,8 @@ pub const STOP: &[Key] = &[key("signal", Text), key("timeout", Duration)];
 
 pub const STREAM: &[Key] = &[
     key("max_len", Integer),
-    later("max_age", Text),
-    later("exact", Flag),
+    key("max_age", Duration),
+    key("exact", Flag),
 ];
 
 /// One health pool.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::handoff::PoolSettings;
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 /// What the process environment says about the configuration, as read at the edge: each
@@ -232,6 +232,7 @@ pub struct Service {
     /// Bytes.
     pub max_line: usize,
     pub trim: Trim,
+    pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
 }
 

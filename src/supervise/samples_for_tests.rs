@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::config::lifecycle::Lifecycle;
 use crate::config::{Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 pub fn service(name: &str) -> Service {
@@ -38,6 +38,7 @@ pub fn service(name: &str) -> Service {
         process: Process::default(),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        keep: Keep::default(),
         pools: Arc::new([]),
     }
 }

@@ -19,7 +19,7 @@ use jettison_agent::config::{
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
-use jettison_agent::record::{Record, Trim};
+use jettison_agent::record::{Keep, Record, Trim};
 use jettison_agent::request::{Request, RequestId};
 use jettison_agent::service::{RunId, ServiceName, Signal};
 use jettison_agent::supervise::reap::{self, Order};
@@ -406,6 +406,7 @@ fn service_from(json: &Value) -> Service {
         process: process_from(json),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        keep: Keep::default(),
         pools: Arc::new([]),
     }
 }
