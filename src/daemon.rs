@@ -17,6 +17,7 @@ use crate::control::peer::Access;
 use crate::control::server;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
+use crate::health::check::Means;
 use crate::health::device::Device;
 use crate::record::Record;
 use crate::supervise::accounts;
@@ -182,11 +183,16 @@ impl House {
             inbox.clone(),
         ));
         let health_words = words.clone();
+        let means = Means {
+            inbox: inbox.clone(),
+            redis: Some(settings.redis.clone()),
+        };
         let health = tokio::spawn(async move {
             let device = Device::new(Path::new("/"), &settings.board);
-            health::run::run_with_device(
+            health::run::run_with(
                 &settings.health,
                 Some(device),
+                means,
                 standings_out,
                 beats_out,
                 health_words,

@@ -124,6 +124,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         max_line,
         trim,
         pools,
+        checks,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
     let mut changed = different(&[
@@ -143,6 +144,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
         (*pools == new.pools, "health", Live),
+        (*checks == new.checks, "check", Live),
     ]);
     changed.extend(started_with(process, &new.process));
     changed

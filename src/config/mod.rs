@@ -4,6 +4,7 @@
 //! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
 
 pub mod check;
+mod checks;
 pub mod diagnose;
 pub mod diff;
 mod endpoint;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::handoff::PoolSettings;
+use crate::handoff::{CheckSettings, PoolSettings};
 use crate::record::Trim;
 use crate::service::{ServiceName, Signal};
 
@@ -196,6 +197,7 @@ pub struct Service {
     pub max_line: usize,
     pub trim: Trim,
     pub pools: Arc<[PoolSettings]>,
+    pub checks: Arc<[CheckSettings]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

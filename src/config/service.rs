@@ -12,6 +12,7 @@ use crate::handoff::PoolSettings;
 use crate::record::Trim;
 use crate::service::{ServiceName, Signal};
 
+use super::checks;
 use super::diagnose::Place;
 use super::fields::{Fields, absolute, setting};
 use super::file::{Entry, Value};
@@ -70,6 +71,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         max_line: 256 << 10,
         trim: Trim { max_len },
         pools: Arc::from([]),
+        checks: Arc::from([]),
     }
 }
 
@@ -117,6 +119,7 @@ pub fn read(
         out.trim = Trim { max_len: entries };
     }
     out.pools = pools(cx, fields, out.name.as_str()).into();
+    out.checks = checks::read(cx, fields, out.name.as_str()).into();
     // Opened for its diagnostics: not built yet.
     fields.inner(cx, "debug");
     out

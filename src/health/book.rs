@@ -14,7 +14,8 @@ use crate::handoff::{Beat, BeatKind, PoolSettings, ServiceGauge, Standing};
 use crate::record::{Gauge, POOL_PROPERTIES, pool_key, service_key};
 use crate::service::{Pid, ServiceName};
 
-/// The pool that every service has: a beat each second while its process lives.
+/// The pool that every service has: a beat each second while its process lives and
+/// its checks pass.
 const PROCESS: &str = "process";
 
 /// Where `health` stands in the values.
@@ -38,6 +39,8 @@ struct Page {
     usage: ServiceGauge,
     /// The state hash as published.
     told: Vec<(&'static str, String)>,
+    /// Its checks say that it works.
+    passing: bool,
     pools_due: bool,
     state_due: bool,
 }
@@ -85,19 +88,29 @@ impl Book {
         let Some(page) = service.and_then(|service| self.pages.get_mut(service)) else {
             return false;
         };
-        let running = page.standing.pid.is_some();
-        let entry = page
-            .pools
-            .entry(beat.category)
-            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
-        entry.pool.step(now, Input::Mark(beat.what));
+        page.mark(now, beat.category, beat.what);
         true
+    }
+
+    /// A check passed: a beat of the pool of its name.
+    pub fn passed(&mut self, now: Instant, service: &ServiceName, check: &str) {
+        if let Some(page) = self.pages.get_mut(service) {
+            page.mark(now, check.to_owned(), BeatKind::Beats(1));
+        }
+    }
+
+    /// Whether all checks of a service say that it works.
+    pub fn passing(&mut self, service: &ServiceName, passing: bool) {
+        if let Some(page) = self.pages.get_mut(service) {
+            page.passing = passing;
+        }
     }
 
     /// A second has passed.
     pub fn tick(&mut self, now: Instant) {
         for page in self.pages.values_mut() {
             if page.standing.pid.is_some()
+                && page.passing
                 && let Some(entry) = page.pools.get_mut(PROCESS)
             {
                 entry.pool.step(now, Input::Mark(BeatKind::Beats(1)));
@@ -193,6 +206,7 @@ impl Page {
             pools,
             usage: ServiceGauge::default(),
             told: Vec::new(),
+            passing: true,
             pools_due: true,
             state_due: true,
         }
@@ -218,6 +232,15 @@ impl Page {
         }
         self.standing = standing;
         self.state_due = true;
+    }
+
+    fn mark(&mut self, now: Instant, category: String, what: BeatKind) {
+        let running = self.standing.pid.is_some();
+        let entry = self
+            .pools
+            .entry(category)
+            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
+        entry.pool.step(now, Input::Mark(what));
     }
 
     /// Takes over what a reload changed of the pools.

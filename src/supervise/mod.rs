@@ -58,4 +58,5 @@ mod samples_for_tests;
 pub mod spawn;
 mod state;
 mod status;
+pub mod tasks;
 mod tree;

@@ -22,12 +22,13 @@ use tracing::{debug, info, warn};
 
 use super::prepare::Inherited;
 use super::spawn::{self, PipeSize};
+use super::tasks::{Command, Tasks};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
 use crate::event::Event;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn { run: RunId, service: Arc<Service> },
@@ -36,6 +37,8 @@ pub enum Order {
     /// SIGKILL to everything the run started, again until nothing is left. Answered, once
     /// the main process has been reaped, by `TreeGone`.
     KillTree { run: RunId },
+    /// Run the command of a check. Answered through its teller.
+    Command(Command),
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -73,6 +76,8 @@ pub struct Reaper {
     by_pid: HashMap<Pid, RunId>,
     /// Strays that belong to nobody we know: each is told once.
     told: HashSet<Identity>,
+    /// Commands of checks.
+    tasks: Tasks,
 }
 
 /// A run whose process lives, or whose tree is being ended.
@@ -135,6 +140,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         runs: HashMap::new(),
         by_pid: HashMap::new(),
         told: HashSet::new(),
+        tasks: Tasks::default(),
     };
     Ok((Orders { shared }, reaper))
 }
@@ -164,6 +170,7 @@ impl Reaper {
                 break;
             }
             self.end_trees(&inbox);
+            self.tasks.look(self.own_pid);
         }
         self.kill_everything();
     }
@@ -175,6 +182,7 @@ impl Reaper {
             .values()
             .filter_map(|run| run.ending.as_ref())
             .map(|ending| ending.again_at)
+            .chain(self.tasks.deadline())
             .min();
         let timeout = next.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -220,7 +228,9 @@ impl Reaper {
                 continue;
             };
             let Some(run) = self.by_pid.remove(&pid) else {
-                debug!("reaped orphan {pid}");
+                if !self.tasks.reaped(pid, exit) {
+                    debug!("reaped orphan {pid}");
+                }
                 continue;
             };
             if let Some(entry) = self.runs.get_mut(&run) {
@@ -250,6 +260,7 @@ impl Reaper {
                 Some(Order::Spawn { run, service }) => self.spawn(run, &service, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+                Some(Order::Command(command)) => self.tasks.start(&self.inherited, command),
             }
         }
     }

@@ -37,5 +37,6 @@ pub fn service(name: &str) -> Service {
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
         pools: Arc::new([]),
+        checks: Arc::new([]),
     }
 }

@@ -398,6 +398,7 @@ fn service_from(json: &Value) -> Service {
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
         pools: Arc::new([]),
+        checks: Arc::new([]),
     }
 }
 
