@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::record::Streams;
@@ -229,34 +228,6 @@ pub enum PoolProperty {
     DepletionRate,
     Init,
     ReplenishRate,
-}
-
-/// Running counts of one service: each field has one writer (lines and bytes: logs,
-/// dropped: sink) and may be read by anyone.
-#[derive(Debug, Default)]
-pub struct Tally {
-    pub lines: AtomicU64,
-    pub bytes: AtomicU64,
-    pub dropped: AtomicU64,
-}
-
-impl Tally {
-    pub fn add_lines(&self, lines: u64, bytes: u64) {
-        self.lines.fetch_add(lines, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub fn add_dropped(&self, count: u64) {
-        self.dropped.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub fn lines(&self) -> u64 {
-        self.lines.load(Ordering::Relaxed)
-    }
-
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
 }
 
 /// sink → supervise (for status): how delivery stands. Published as a latest value.

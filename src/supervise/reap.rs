@@ -39,6 +39,8 @@ pub enum Order {
     KillTree { run: RunId },
     /// Run the command of a check. Answered through its teller.
     Command(Command),
+    /// Stop every main process, then this process: SIGCONT to it goes to them as well.
+    Pause,
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -261,6 +263,7 @@ impl Reaper {
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
                 Some(Order::Command(command)) => self.tasks.start(&self.inherited, command),
+                Some(Order::Pause) => self.pause(),
             }
         }
     }
@@ -305,6 +308,18 @@ impl Reaper {
             let error = io::Error::last_os_error();
             warn!(service = %entry.service, "sending {signal} to {}: {error}", entry.pid);
         }
+    }
+
+    fn pause(&mut self) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            // Not TSTP: alone in its session, a process is not stopped by that (setpgid(2),
+            // orphaned groups).
+            self.signal(run, Signal::STOP);
+        }
+        // PID 1 of a container cannot be stopped from inside: only the application is then.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
     }
 
     fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {

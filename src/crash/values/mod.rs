@@ -9,7 +9,7 @@ mod entry_values;
 pub mod locate;
 pub mod show;
 pub mod tail_calls;
-mod types;
+mod type_dies;
 
 use crate::crash::report::Variable;
 use crate::crash::unwind::rules::Bytes;
