@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::check::Means;
 use crate::health::device::Device;
-use crate::record::Record;
+use crate::record::{Record, Trim};
 use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
@@ -260,7 +260,7 @@ impl House {
             redis: Some(settings.redis.clone()),
         };
         let health = tokio::spawn(async move {
-            let device = Device::new(Path::new("/"), &settings.board);
+            let device = Device::new(Path::new("/"), &settings.board, settings.trim);
             health::run::run_with(
                 &settings.health,
                 Some(device),
@@ -355,6 +355,7 @@ async fn hearing<T>(
 struct Settings {
     health: config::Health,
     board: String,
+    trim: Trim,
     /// Bytes of `>>|` blocks that are not closed yet.
     open_blocks: usize,
     redis: config::Redis,
@@ -372,6 +373,9 @@ impl Settings {
                     .to_string_lossy()
                     .into_owned(),
                 board => board.to_owned(),
+            },
+            trim: Trim {
+                max_len: config.redis.max_len,
             },
             open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
             redis: config.redis.clone(),

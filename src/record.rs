@@ -3,6 +3,11 @@
 //!
 //! Keys here are bare: the sink puts `[redis] key_prefix` before every one.
 
+mod device;
+
+pub use device::DeviceEvent;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +32,8 @@ pub enum Record {
 #[derive(Debug)]
 pub struct Streams {
     name: Arc<str>,
+    /// Before the name: `logs:app:`, or what is not an application.
+    place: &'static str,
     pub trim: Trim,
     pub tally: Tally,
 }
@@ -35,6 +42,17 @@ impl Streams {
     pub fn new(stream_name: &str, trim: Trim) -> Arc<Streams> {
         Arc::new(Streams {
             name: stream_name.into(),
+            place: "logs:app",
+            trim,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Of the board itself; only `events` is written.
+    pub fn device(board: &str, trim: Trim) -> Arc<Streams> {
+        Arc::new(Streams {
+            name: board.into(),
+            place: "logs:device",
             trim,
             tally: Tally::default(),
         })
@@ -47,7 +65,7 @@ impl Streams {
 
     /// `logs:app:<stream>:info` and its siblings.
     pub fn key(&self, kind: StreamKind) -> String {
-        format!("logs:app:{}:{}", self.name, kind.as_str())
+        format!("{}:{}:{}", self.place, self.name, kind.as_str())
     }
 
     /// `wrapp:<stream>:<key>`, where markers count.
@@ -90,6 +108,8 @@ pub enum StreamKind {
     Status,
     Error,
     Crash,
+    /// Of a board.
+    Events,
 }
 
 impl StreamKind {
@@ -99,6 +119,7 @@ impl StreamKind {
             StreamKind::Status => "status",
             StreamKind::Error => "error",
             StreamKind::Crash => "crash",
+            StreamKind::Events => "events",
         }
     }
 }
@@ -174,7 +195,7 @@ pub enum CountKind {
     Set(String),
 }
 
-/// A latest value. It expires [`EXPIRY_SECONDS`] after it was last renewed.
+/// A latest value. It expires a while after it was last renewed (`[health] expiry`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gauge {
     Integer {
@@ -183,7 +204,7 @@ pub enum Gauge {
     },
     Hash {
         key: String,
-        fields: Vec<(&'static str, String)>,
+        fields: Vec<(Cow<'static, str>, String)>,
     },
     /// No longer renewed: it is left to expire.
     Forget {
@@ -198,11 +219,6 @@ impl Gauge {
         }
     }
 }
-
-/// Seconds after which values of a dead agent vanish (CONTRACTS section 6.1).
-pub const EXPIRY_SECONDS: u64 = 15;
-/// Seconds after which an unchanged value is renewed.
-pub const RENEWAL_SECONDS: u64 = 5;
 
 /// The eight properties of a pool, in the order in which consumers list them.
 pub const POOL_PROPERTIES: [&str; 8] = [
@@ -424,6 +440,8 @@ mod tests {
         let streams = Streams::new("lidar", Trim { max_len: 1000 });
         assert_eq!(streams.key(StreamKind::Info), "logs:app:lidar:info");
         assert_eq!(streams.value_key("frames"), "wrapp:lidar:frames");
+        let board = Streams::device("orin-7", Trim { max_len: 1000 });
+        assert_eq!(board.key(StreamKind::Events), "logs:device:orin-7:events");
         assert_eq!(
             pool_key("myapp", "api", "health"),
             "myapp:__healthpool__api_health"

@@ -39,6 +39,7 @@ const EDGES: &[&str] = &[
     "health/redis_key.rs",
     "health/sample.rs",
     "health/device.rs",
+    "health/sensors.rs",
     "health/run.rs",
     "crash/images.rs",
     "crash/examine.rs",

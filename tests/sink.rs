@@ -117,6 +117,7 @@ fn settings(server: &RedisServer) -> Redis {
         log_db: 1,
         value_db: 2,
         key_prefix: String::new(),
+        value_expiry: Duration::from_secs(15),
         max_len: 0,
     }
 }
@@ -432,7 +433,10 @@ fn values_expire_with_the_agent_and_return_with_redis() {
         },
         Gauge::Hash {
             key: "agent:service:x".to_owned(),
-            fields: vec![("state", "ready".to_owned()), ("pid", "17".to_owned())],
+            fields: vec![
+                ("state".into(), "ready".to_owned()),
+                ("pid".into(), "17".to_owned()),
+            ],
         },
     ];
     sink.word(Record::Gauges(gauges));

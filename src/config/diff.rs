@@ -231,6 +231,7 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         log_db,
         value_db,
         key_prefix,
+        value_expiry,
         // Each service's own number says it.
         max_len: _,
     } = redis;
@@ -270,6 +271,11 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         (
             *compute == new.health.compute,
             "health.compute",
+            AgentRestart,
+        ),
+        (
+            *value_expiry == there.value_expiry,
+            "health.expiry",
             AgentRestart,
         ),
     ])

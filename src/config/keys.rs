@@ -163,10 +163,7 @@ const CRASH: &[Key] = &[
     idle("debug_dirs", Texts),
 ];
 
-pub const HEALTH: &[Key] = &[
-    key("compute", Flag),
-    off_by("expiry", Duration, Off::Text("15s")),
-];
+pub const HEALTH: &[Key] = &[key("compute", Flag), key("expiry", Duration)];
 
 pub const APP: &[Key] = &[
     key("executable", Text),

@@ -110,6 +110,8 @@ pub struct Redis {
     pub value_db: u32,
     /// Before every key.
     pub key_prefix: String,
+    /// `[health] expiry`: how long latest values outlive the agent.
+    pub value_expiry: Duration,
     /// Entries per stream where the service does not say otherwise; 0 is unbounded.
     pub max_len: u64,
 }
@@ -155,6 +157,7 @@ impl std::fmt::Debug for Redis {
             .field("log_db", &self.log_db)
             .field("value_db", &self.value_db)
             .field("key_prefix", &self.key_prefix)
+            .field("value_expiry", &self.value_expiry)
             .field("max_len", &self.max_len)
             .finish()
     }

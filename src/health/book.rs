@@ -5,6 +5,7 @@
 //! are told as of the last tick or start, never in between: a pool that gets its beat with
 //! every tick looks full, as it is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,7 +39,7 @@ struct Page {
     pools: BTreeMap<String, Entry>,
     usage: ServiceGauge,
     /// The state hash as published.
-    told: Vec<(&'static str, String)>,
+    told: Vec<(Cow<'static, str>, String)>,
     /// Its checks say that it works.
     passing: bool,
     pools_due: bool,
@@ -297,10 +298,10 @@ impl Page {
     }
 
     /// The state hash. Without a process its pid and what it uses are 0.
-    fn fields(&self) -> Vec<(&'static str, String)> {
+    fn fields(&self) -> Vec<(Cow<'static, str>, String)> {
         let (standing, usage) = (&self.standing, &self.usage);
         let tally = &standing.streams.tally;
-        vec![
+        let all = [
             ("state", standing.state.as_str().to_owned()),
             ("pid", standing.pid.unwrap_or(0).to_string()),
             ("restarts", standing.restarts.to_string()),
@@ -312,7 +313,9 @@ impl Page {
             ("fds", usage.fds.to_string()),
             ("lines", tally.lines().to_string()),
             ("dropped", tally.dropped().to_string()),
-        ]
+        ];
+        let field = |(name, value)| (Cow::Borrowed(name), value);
+        all.into_iter().map(field).collect()
     }
 
     fn forget_pool(&self, category: &str, entry: &Entry, out: &mut Vec<Gauge>) {

@@ -141,6 +141,8 @@ fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Rec
     gauges.extend(device.as_mut().and_then(Device::take));
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
+    } else if let Some(event) = device.as_mut().and_then(Device::event) {
+        permit.send(Record::Entry(event));
     }
 }
 

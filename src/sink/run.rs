@@ -79,7 +79,7 @@ pub async fn run_until(
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
     let values = ValueLoop {
-        values: Values::new(&redis.key_prefix),
+        values: Values::new(&redis.key_prefix, redis.value_expiry),
         records: Some(from_streams),
         errata: to_streams,
         farewell,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, array_header, bulk_string, command};
-use crate::record::{Count, CountKind, EXPIRY_SECONDS, Gauge, RENEWAL_SECONDS};
+use crate::record::{Count, CountKind, Gauge};
 
 /// Commands in one round trip.
 const BATCH: usize = 4096;
@@ -22,6 +22,8 @@ const COUNTS: usize = 16_384;
 #[derive(Debug)]
 pub struct Values {
     key_prefix: String,
+    /// Seconds after which values that are not renewed vanish.
+    expiry: u64,
     gauges: HashMap<String, Slot>,
     counts: VecDeque<Count>,
     in_flight: VecDeque<Sent>,
@@ -68,9 +70,11 @@ pub enum Trouble {
 }
 
 impl Values {
-    pub fn new(key_prefix: &str) -> Values {
+    /// Values are renewed three times within `expiry`.
+    pub fn new(key_prefix: &str, expiry: Duration) -> Values {
         Values {
             key_prefix: key_prefix.to_owned(),
+            expiry: expiry.as_secs().max(1),
             gauges: HashMap::new(),
             counts: VecDeque::new(),
             in_flight: VecDeque::new(),
@@ -169,12 +173,16 @@ impl Values {
         }
     }
 
+    fn renewal(&self) -> Duration {
+        Duration::from_secs(self.expiry) / 3
+    }
+
     /// When the next renewal is due.
     pub fn deadline(&self) -> Option<Instant> {
         if self.forbidden.gauges {
             return None;
         }
-        let renewal = Duration::from_secs(RENEWAL_SECONDS);
+        let renewal = self.renewal();
         self.gauges
             .values()
             .filter_map(|slot| slot.sent_at.map(|at| at + renewal))
@@ -195,7 +203,7 @@ impl Values {
             return;
         }
         // What is due within the next second goes along, so that renewals keep together.
-        let renewal = Duration::from_secs(RENEWAL_SECONDS - 1);
+        let renewal = self.renewal().mul_f64(0.8);
         for slot in self.gauges.values_mut() {
             if self.in_flight.len() >= BATCH {
                 break;
@@ -206,7 +214,13 @@ impl Values {
             if slot.dirty || due {
                 slot.dirty = false;
                 slot.sent_at = Some(now);
-                let commands = encode_gauge(&self.key_prefix, &slot.gauge, self.staying, out);
+                let commands = encode_gauge(
+                    &self.key_prefix,
+                    &slot.gauge,
+                    self.expiry,
+                    self.staying,
+                    out,
+                );
                 for _ in 0..commands {
                     self.in_flight.push_back(Sent::Gauge);
                 }
@@ -292,10 +306,16 @@ impl Values {
 }
 
 /// Appends the commands of one gauge; returns how many.
-fn encode_gauge(prefix: &str, gauge: &Gauge, staying: bool, out: &mut Vec<u8>) -> usize {
+fn encode_gauge(
+    prefix: &str,
+    gauge: &Gauge,
+    expiry: u64,
+    staying: bool,
+    out: &mut Vec<u8>,
+) -> usize {
     let key = format!("{prefix}{}", gauge.key());
     let key = key.as_bytes();
-    let expiry = EXPIRY_SECONDS.to_string();
+    let expiry = expiry.to_string();
     match gauge {
         Gauge::Integer { value, .. } => {
             let value = value.to_string();

@@ -329,6 +329,7 @@ fn config_from(json: &Value) -> Config {
             log_db: 1,
             value_db: 2,
             key_prefix: String::new(),
+            value_expiry: Duration::from_secs(15),
             max_len: 1000,
         },
         spool: Spool { memory: 1 << 20 },
