@@ -237,7 +237,7 @@ impl House {
         let (replies, replies_out) = mpsc::channel(256);
         let (sink_gauge, sink_seen) = watch::channel(SinkGauge::default());
         let (health_gauge, health_seen) = watch::channel(HealthGauge::default());
-        let settings = Settings::of(&self.config);
+        let settings = Settings::of(&self.config, self.guise.farewell);
 
         let inbox = self.inbox_in;
         let heard = match self.guise.manner {
@@ -257,7 +257,9 @@ impl House {
         let health_words = words.clone();
         let means = Means {
             inbox: inbox.clone(),
-            redis: Some(settings.redis.clone()),
+            // No way of their own through TLS or past sentinels.
+            redis: Some(settings.sink.redis.clone())
+                .filter(|redis| redis.tls.is_none() && redis.sentinel.is_none()),
         };
         let health = tokio::spawn(async move {
             let device = Device::new(Path::new("/"), &settings.board, settings.trim);
@@ -283,10 +285,8 @@ impl House {
             None => (None, None),
         };
         let mut sink = match self.outlet {
-            Outlet::Redis => tokio::spawn(sink::run::run_until(
-                self.guise.farewell,
-                settings.redis,
-                settings.spool,
+            Outlet::Redis => tokio::spawn(sink::run::run(
+                settings.sink,
                 lines_out,
                 words_out,
                 inbox.clone(),
@@ -358,13 +358,12 @@ struct Settings {
     trim: Trim,
     /// Bytes of `>>|` blocks that are not closed yet.
     open_blocks: usize,
-    redis: config::Redis,
-    spool: config::Spool,
+    sink: sink::run::Settings,
     access: Access,
 }
 
 impl Settings {
-    fn of(config: &Config) -> Settings {
+    fn of(config: &Config, farewell: Farewell) -> Settings {
         Settings {
             health: config.health.clone(),
             board: match config.agent.board.as_str() {
@@ -378,8 +377,12 @@ impl Settings {
                 max_len: config.redis.max_len,
             },
             open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
-            redis: config.redis.clone(),
-            spool: config.spool.clone(),
+            sink: sink::run::Settings {
+                redis: config.redis.clone(),
+                spool: config.spool.clone(),
+                folder: Some(config.agent.state_dir.join("spool")),
+                farewell,
+            },
             access: Access {
                 agent_uid: rustix::process::geteuid().as_raw(),
                 group: config.agent.group.as_deref().and_then(group_id),

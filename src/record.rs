@@ -8,8 +8,8 @@ mod device;
 pub use device::DeviceEvent;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -32,8 +32,6 @@ pub enum Record {
 #[derive(Debug)]
 pub struct Streams {
     name: Arc<str>,
-    /// Before the name: `logs:app:`, or what is not an application.
-    place: &'static str,
     pub trim: Trim,
     pub tally: Tally,
 }
@@ -42,17 +40,6 @@ impl Streams {
     pub fn new(stream_name: &str, trim: Trim) -> Arc<Streams> {
         Arc::new(Streams {
             name: stream_name.into(),
-            place: "logs:app",
-            trim,
-            tally: Tally::default(),
-        })
-    }
-
-    /// Of the board itself; only `events` is written.
-    pub fn device(board: &str, trim: Trim) -> Arc<Streams> {
-        Arc::new(Streams {
-            name: board.into(),
-            place: "logs:device",
             trim,
             tally: Tally::default(),
         })
@@ -63,9 +50,13 @@ impl Streams {
         &self.name
     }
 
-    /// `logs:app:<stream>:info` and its siblings.
+    /// `logs:app:<stream>:info` and its siblings; `logs:device:<board>:events`.
     pub fn key(&self, kind: StreamKind) -> String {
-        format!("{}:{}:{}", self.place, self.name, kind.as_str())
+        let place = match kind {
+            StreamKind::Info | StreamKind::Status | StreamKind::Error | StreamKind::Crash => "app",
+            StreamKind::Events => "device",
+        };
+        format!("logs:{place}:{}:{}", self.name, kind.as_str())
     }
 
     /// `wrapp:<stream>:<key>`, where markers count.
@@ -240,6 +231,12 @@ pub fn pool_key(service: &str, category: &str, property: &str) -> String {
 /// `agent:service:<service>`, the state hash.
 pub fn service_key(service: &str) -> String {
     format!("agent:service:{service}")
+}
+
+/// `agent:fence:<id>`: the number of the last batch of counts that this agent wrote, put there
+/// in the same transaction. It expires a month after the agent's last count.
+pub fn fence_key(id: &str) -> String {
+    format!("agent:fence:{id}")
 }
 
 /// `agent:device:<board>`, the board's hash.
@@ -431,6 +428,48 @@ impl StatusEvent {
     }
 }
 
+/// Every field name that an [`Entry`] may carry, for what is read back from the journal.
+const FIELD_NAMES: [&str; 16] = [
+    "event", "pid", "code", "signal", "crash_id", "report", "delay_ms", "reason", "check",
+    "verdict", "count", "from_ms", "to_ms", "source", "partial", "value",
+];
+
+/// A field name as entries carry it. One that only another version of the agent knows is
+/// kept for ever, once.
+pub fn field_name(name: &str) -> &'static str {
+    static OTHERS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    if let Some(known) = FIELD_NAMES.iter().find(|known| **known == name) {
+        return known;
+    }
+    let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = others.iter().find(|known| **known == name) {
+        return known;
+    }
+    let name: &'static str = String::leak(name.to_owned());
+    others.push(name);
+    name
+}
+
+/// What an entry says about its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunMark {
+    Begins,
+    Ends,
+}
+
+impl Entry {
+    /// Whether this is a run marker (and not a line that looks like one).
+    pub fn run_mark(&self) -> Option<RunMark> {
+        let marks =
+            self.fields.is_empty() && matches!(self.kind, StreamKind::Info | StreamKind::Status);
+        match &self.message {
+            message if marks && message.starts_with(b"{{__NEW_RUN_") => Some(RunMark::Begins),
+            message if marks && message.starts_with(b"{{__END_RUN_") => Some(RunMark::Ends),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,7 +479,7 @@ mod tests {
         let streams = Streams::new("lidar", Trim { max_len: 1000 });
         assert_eq!(streams.key(StreamKind::Info), "logs:app:lidar:info");
         assert_eq!(streams.value_key("frames"), "wrapp:lidar:frames");
-        let board = Streams::device("orin-7", Trim { max_len: 1000 });
+        let board = Streams::new("orin-7", Trim { max_len: 1000 });
         assert_eq!(board.key(StreamKind::Events), "logs:device:orin-7:events");
         assert_eq!(
             pool_key("myapp", "api", "health"),

@@ -357,7 +357,7 @@ agent.toml:3:10: services wait for each other: a → a
 fn what_is_promised_and_not_built_is_said_so() {
     golden(
         r#"[redis]
-url = "rediss://db:6379"
+host = "db"
 [crash]
 capture = "auto"
 [service.a]
@@ -366,10 +366,6 @@ type = "notify"
 pty = true
 "#,
         r#"
-agent.toml:2:7: TLS is not in this version of the agent yet
-    2 | url = "rediss://db:6379"
-      |       ^^^^^^^^^^^^^^^^^^ use redis://, or a local TLS proxy
-
 agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
     4 | capture = "auto"
       |           ^^^^^^ take it out for now

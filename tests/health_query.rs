@@ -20,6 +20,8 @@ fn redis_at(endpoint: Endpoint) -> Redis {
         key_prefix: String::new(),
         value_expiry: Duration::from_secs(15),
         max_len: 1000,
+        tls: None,
+        sentinel: None,
     }
 }
 

@@ -210,7 +210,11 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
     let Config {
         agent,
         redis,
-        spool: Spool { memory },
+        spool: Spool {
+            memory,
+            disk,
+            overflow,
+        },
         health: Health { compute },
         services: _,
     } = old;
@@ -234,6 +238,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         value_expiry,
         // Each service's own number says it.
         max_len: _,
+        tls,
+        sentinel,
     } = redis;
     let (to, there) = (&new.agent, &new.redis);
     let credentials = *username == there.username && *password == there.password;
@@ -267,7 +273,15 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
             "redis.key_prefix",
             AgentRestart,
         ),
+        (*tls == there.tls, "redis.tls", AgentRestart),
+        (*sentinel == there.sentinel, "redis.sentinel", AgentRestart),
         (*memory == new.spool.memory, "spool.memory", AgentRestart),
+        (*disk == new.spool.disk, "spool.disk", AgentRestart),
+        (
+            *overflow == new.spool.overflow,
+            "spool.overflow",
+            AgentRestart,
+        ),
         (
             *compute == new.health.compute,
             "health.compute",

@@ -114,6 +114,28 @@ pub struct Redis {
     pub value_expiry: Duration,
     /// Entries per stream where the service does not say otherwise; 0 is unbounded.
     pub max_len: u64,
+    /// `None`: no TLS.
+    pub tls: Option<Tls>,
+    pub sentinel: Option<Sentinel>,
+}
+
+/// Files are read again at every connection: certificates rotate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `None`: the system's bundle.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and its key, for mutual TLS.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// The name in the server's certificate; `None`: the host.
+    pub server_name: Option<String>,
+}
+
+/// Who knows which server is the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    pub master: String,
+    /// Asked in this order.
+    pub nodes: Vec<Endpoint>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,6 +181,8 @@ impl std::fmt::Debug for Redis {
             .field("key_prefix", &self.key_prefix)
             .field("value_expiry", &self.value_expiry)
             .field("max_len", &self.max_len)
+            .field("tls", &self.tls)
+            .field("sentinel", &self.sentinel)
             .finish()
     }
 }
@@ -168,6 +192,18 @@ impl std::fmt::Debug for Redis {
 pub struct Spool {
     /// Bytes.
     pub memory: u64,
+    /// Bytes below `state_dir`; 0 is memory only.
+    pub disk: u64,
+    pub overflow: Overflow,
+}
+
+/// What happens when memory and disk are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest lines go, and are counted.
+    DropOldest,
+    /// The pipes are not read: the child waits.
+    Block,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

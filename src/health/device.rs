@@ -48,7 +48,7 @@ impl Device {
         let mut device = Device {
             root: root.to_owned(),
             key: device_key(board),
-            streams: Streams::device(board, trim),
+            streams: Streams::new(board, trim),
             sensors: Vec::new(),
             fields: BTreeMap::new(),
             edges: Edges::default(),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use jettison_agent::backoff::Backoff;
 use jettison_agent::config::{
-    Agent, Config, Endpoint, Health, Identity, Kind, Limit, OnFailed, Process, Redis, Restart,
-    Scheduling, Service, Spool, StartLimit, Stop,
+    Agent, Config, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process, Redis,
+    Restart, Scheduling, Service, Spool, StartLimit, Stop,
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
@@ -331,8 +331,14 @@ fn config_from(json: &Value) -> Config {
             key_prefix: String::new(),
             value_expiry: Duration::from_secs(15),
             max_len: 1000,
+            tls: None,
+            sentinel: None,
         },
-        spool: Spool { memory: 1 << 20 },
+        spool: Spool {
+            memory: 1 << 20,
+            disk: 0,
+            overflow: Overflow::DropOldest,
+        },
         health: Health { compute: true },
         services: json["services"]
             .as_array()

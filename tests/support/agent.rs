@@ -34,6 +34,11 @@ impl Agent {
         Agent::start_in(folder, &text)
     }
 
+    /// Starts it in a folder that outlives it.
+    pub fn start_beside(folder: &Scratch, configuration: &str) -> Agent {
+        Agent::start_in(folder.share(), configuration)
+    }
+
     /// Starts it with exactly this configuration.
     pub fn start_in(folder: Scratch, configuration: &str) -> Agent {
         let config = folder.file("agent.toml", configuration);
