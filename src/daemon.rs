@@ -17,8 +17,9 @@ use crate::control::peer::Access;
 use crate::control::server;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
+use crate::health::check::Means;
 use crate::health::device::Device;
-use crate::record::Record;
+use crate::record::{Record, Trim};
 use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
@@ -256,11 +257,18 @@ impl House {
             inbox.clone(),
         ));
         let health_words = words.clone();
+        let means = Means {
+            inbox: inbox.clone(),
+            // No way of their own through TLS or past sentinels.
+            redis: Some(settings.sink.redis.clone())
+                .filter(|redis| redis.tls.is_none() && redis.sentinel.is_none()),
+        };
         let health = tokio::spawn(async move {
-            let device = Device::new(Path::new("/"), &settings.board);
-            health::run::run_with_device(
+            let device = Device::new(Path::new("/"), &settings.board, settings.trim);
+            health::run::run_with(
                 &settings.health,
                 Some(device),
+                means,
                 standings_out,
                 beats_out,
                 health_words,
@@ -350,6 +358,7 @@ async fn hearing<T>(
 struct Settings {
     health: config::Health,
     board: String,
+    trim: Trim,
     /// Bytes of `>>|` blocks that are not closed yet.
     open_blocks: usize,
     sink: sink::run::Settings,
@@ -366,6 +375,9 @@ impl Settings {
                     .to_string_lossy()
                     .into_owned(),
                 board => board.to_owned(),
+            },
+            trim: Trim {
+                max_len: config.redis.max_len,
             },
             open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
             sink: sink::run::Settings {

@@ -3,7 +3,9 @@
 //! An event is here only if it may change a service's fate or must be answered. Everything
 //! else (lines, values) flows towards Redis as a [`crate::record::Record`].
 
-use crate::handoff::Pipes;
+use std::time::Duration;
+
+use crate::handoff::{Pipes, Teller};
 use crate::request::{Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
@@ -39,6 +41,14 @@ pub enum Event {
         healthy: bool,
         /// The check's `action` asks for a restart.
         restart: bool,
+    },
+    /// A check's command is to be run as the service would be, for `limit` at most.
+    Command {
+        service: ServiceId,
+        /// The program, then its arguments.
+        words: Vec<String>,
+        limit: Duration,
+        tell: Teller,
     },
     /// Redis can be reached and accepts us, or not any more.
     Redis { connected: bool },

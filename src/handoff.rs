@@ -1,10 +1,12 @@
 //! What supervise hands on to the other lines.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::record::Streams;
-use crate::service::{Exit, Pid, RunId, ServiceName};
+use crate::service::{Exit, Pid, RunId, ServiceId, ServiceName};
 
 /// The read ends of a run's output, non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -58,6 +60,7 @@ pub enum Tee {
 /// supervise → health: where a service stands, told on every change.
 #[derive(Clone, Debug)]
 pub struct Standing {
+    pub id: ServiceId,
     pub service: ServiceName,
     pub streams: Arc<Streams>,
     pub state: State,
@@ -70,6 +73,8 @@ pub struct Standing {
     pub since_ms: u64,
     /// The configured pools of the service.
     pub pools: Arc<[PoolSettings]>,
+    /// The configured checks of the service.
+    pub checks: Arc<[CheckSettings]>,
     /// The service was removed by a reload: its keys are left to expire.
     pub removed: bool,
 }
@@ -82,6 +87,84 @@ pub struct PoolSettings {
     pub cap: Option<i64>,
     pub depletion_rate: Option<i64>,
     pub replenish_rate: Option<i64>,
+}
+
+/// A liveness check as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckSettings {
+    /// Names it in verdicts.
+    pub name: String,
+    /// Each success is one beat of the pool of its name.
+    pub feeds: bool,
+    pub what: CheckKind,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// From the readiness of the process on, failures do not count until the first success.
+    pub start_period: Duration,
+    /// In a row, before it is unhealthy.
+    pub failures: u32,
+    /// In a row, before it is healthy again.
+    pub successes: u32,
+    pub action: CheckAction,
+}
+
+/// What a check looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A program and its arguments: passes when it exits with 0.
+    Exec(Vec<String>),
+    Http {
+        host: String,
+        port: u16,
+        /// With its query.
+        path: String,
+        /// `None`: any from 200 to 399.
+        status: Option<u16>,
+        /// What the body must contain.
+        body: Option<String>,
+    },
+    /// Passes when somebody accepts.
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Unix(PathBuf),
+    /// Passes when the key is in `value_db`; says nothing while Redis is away.
+    Redis(String),
+    /// Passes while the file was written within `max_age`.
+    File {
+        path: PathBuf,
+        max_age: Duration,
+    },
+}
+
+/// What an unhealthy check asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckAction {
+    Restart,
+    None,
+}
+
+/// What is told of a command of a check.
+#[derive(Debug)]
+pub enum CommandWord {
+    Started(Pipes),
+    /// There is no process; the stage that failed.
+    NotStarted(String),
+    /// It ended, and everything it had started was ended.
+    Ended {
+        exit: Exit,
+        overdue: bool,
+    },
+}
+
+/// Where it is told.
+pub struct Teller(pub Box<dyn FnMut(CommandWord) + Send>);
+
+impl std::fmt::Debug for Teller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Teller")
+    }
 }
 
 /// The states of a service as operators see them (CONTRACTS section 3).

@@ -3,6 +3,11 @@
 //!
 //! Keys here are bare: the sink puts `[redis] key_prefix` before every one.
 
+mod device;
+
+pub use device::DeviceEvent;
+
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,9 +56,13 @@ impl Streams {
         &self.name
     }
 
-    /// `logs:app:<stream>:info` and its siblings.
+    /// `logs:app:<stream>:info` and its siblings; `logs:device:<board>:events`.
     pub fn key(&self, kind: StreamKind) -> String {
-        format!("logs:app:{}:{}", self.name, kind.as_str())
+        let place = match kind {
+            StreamKind::Info | StreamKind::Status | StreamKind::Error | StreamKind::Crash => "app",
+            StreamKind::Events => "device",
+        };
+        format!("logs:{place}:{}:{}", self.name, kind.as_str())
     }
 
     /// `wrapp:<stream>:<key>`, where markers count.
@@ -96,6 +105,8 @@ pub enum StreamKind {
     Status,
     Error,
     Crash,
+    /// Of a board.
+    Events,
 }
 
 impl StreamKind {
@@ -105,6 +116,7 @@ impl StreamKind {
             StreamKind::Status => "status",
             StreamKind::Error => "error",
             StreamKind::Crash => "crash",
+            StreamKind::Events => "events",
         }
     }
 }
@@ -189,7 +201,7 @@ pub enum CountKind {
     Set(String),
 }
 
-/// A latest value. It expires [`EXPIRY_SECONDS`] after it was last renewed.
+/// A latest value. It expires a while after it was last renewed (`[health] expiry`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Gauge {
     Integer {
@@ -198,7 +210,7 @@ pub enum Gauge {
     },
     Hash {
         key: String,
-        fields: Vec<(&'static str, String)>,
+        fields: Vec<(Cow<'static, str>, String)>,
     },
     /// No longer renewed: it is left to expire.
     Forget {
@@ -213,11 +225,6 @@ impl Gauge {
         }
     }
 }
-
-/// Seconds after which values of a dead agent vanish (CONTRACTS section 6.1).
-pub const EXPIRY_SECONDS: u64 = 15;
-/// Seconds after which an unchanged value is renewed.
-pub const RENEWAL_SECONDS: u64 = 5;
 
 /// The eight properties of a pool, in the order in which consumers list them.
 pub const POOL_PROPERTIES: [&str; 8] = [
@@ -487,6 +494,8 @@ mod tests {
         let streams = Streams::new("lidar", Trim { max_len: 1000 });
         assert_eq!(streams.key(StreamKind::Info), "logs:app:lidar:info");
         assert_eq!(streams.value_key("frames"), "wrapp:lidar:frames");
+        let board = Streams::new("orin-7", Trim { max_len: 1000 });
+        assert_eq!(board.key(StreamKind::Events), "logs:device:orin-7:events");
         assert_eq!(
             pool_key("myapp", "api", "health"),
             "myapp:__healthpool__api_health"

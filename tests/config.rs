@@ -364,17 +364,12 @@ capture = "auto"
 executable = "/a"
 type = "notify"
 pty = true
-[[service.a.check]]
-tcp = "127.0.0.1:1"
 "#,
         r#"
 agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
     4 | capture = "auto"
       |           ^^^^^^ take it out for now
 
-agent.toml:9:1: `check` of [service.a] is not in this version of the agent yet
-    9 | [[service.a.check]]
-      | ^^^^^^^^^^^^^^^^^^^ take it out for now
 "#,
     );
 }
@@ -450,6 +445,42 @@ fn contradictions() {
         (
             "[service.a]\nexecutable = '/a'\nenvironment = { 'A=B' = '1' }\n",
             "agent.toml:3:17: this cannot be the name of a variable",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\n[[service.a.check]]\nname = 'x'\n",
+            "agent.toml:3:1: this check looks at nothing",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\n[[service.a.check]]\ntcp = 'h:1'\nunix = '/s'\n",
+            "agent.toml:5:1: this check looks at more than one thing",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ tcp = 'h' }]\n",
+            "agent.toml:3:18: there is no port",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ http = 'https://h' }]\n",
+            "agent.toml:3:19: a check speaks plain HTTP, not TLS",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ exec = [] }]\n",
+            "agent.toml:3:10: `exec` names no program",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ file = '/f' }]\n",
+            "agent.toml:3:10: a check by `file` needs `max_age`",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ unix = '/f', body = 'x' }]\n",
+            "agent.toml:3:25: `body` says nothing of a check by `unix`",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ name = 'process', unix = '/f' }]\n",
+            "agent.toml:3:19: the pool `process` is the agent's own",
+        ),
+        (
+            "[service.a]\nexecutable = '/a'\ncheck = [{ unix = '/f', action = 'reboot' }]\n",
+            "agent.toml:3:34: `reboot` is not a value of `action`",
         ),
         (
             "service = 3\n",

@@ -1,11 +1,12 @@
 //! The board's sensors, below a root made for the test.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use jettison_agent::health::device::Device;
-use jettison_agent::record::Gauge;
+use jettison_agent::record::{Gauge, StreamKind, Trim};
 
 struct Root(PathBuf);
 
@@ -30,15 +31,15 @@ impl Drop for Root {
 }
 
 /// The hash after another round.
-fn round(device: &mut Device) -> BTreeMap<&'static str, String> {
+fn round(device: &mut Device) -> BTreeMap<String, String> {
     for second in 0..5 {
-        assert!(!device.is_due());
         device.tick(1000 + second);
     }
     match device.take() {
         Some(Gauge::Hash { key, fields }) => {
             assert_eq!(key, "agent:device:orin-7");
-            fields.into_iter().collect()
+            let field = |(name, value): (Cow<'static, str>, String)| (name.into_owned(), value);
+            fields.into_iter().map(field).collect()
         }
         other => panic!("{other:?}"),
     }
@@ -97,7 +98,7 @@ fn a_board_of_jetpack_6() {
     );
     root.write("proc/sys/kernel/random/boot_id", "5f1e\n");
 
-    let mut device = Device::new(&root.0, "orin-7");
+    let mut device = Device::new(&root.0, "orin-7", Trim { max_len: 1000 });
     let first = round(&mut device);
     let expected = [
         ("agent_version", env!("CARGO_PKG_VERSION")),
@@ -117,7 +118,7 @@ fn a_board_of_jetpack_6() {
     ];
     let seen: Vec<_> = first
         .iter()
-        .map(|(name, value)| (*name, value.as_str()))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
         .filter(|(name, _)| !name.starts_with("disk_"))
         .collect();
     assert_eq!(seen, expected);
@@ -136,9 +137,9 @@ fn a_board_of_jetpack_6() {
 #[test]
 fn a_machine_without_sensors_says_nothing_of_them() {
     let root = Root::new("bare");
-    let mut device = Device::new(&root.0, "orin-7");
+    let mut device = Device::new(&root.0, "orin-7", Trim { max_len: 1000 });
     let fields = round(&mut device);
-    let names: Vec<_> = fields.keys().copied().collect();
+    let names: Vec<_> = fields.keys().map(String::as_str).collect();
     assert_eq!(
         names,
         [
@@ -148,4 +149,133 @@ fn a_machine_without_sensors_says_nothing_of_them() {
             "heartbeat_ms"
         ]
     );
+}
+
+/// A board as it was recorded: `path: text`, one file a line.
+fn lay(root: &Root, recorded: &str) {
+    for line in recorded.lines().filter(|line| !line.starts_with('#')) {
+        let (path, text) = line.split_once(": ").expect("path: text");
+        root.write(path, &unescape(text));
+    }
+}
+
+fn unescape(text: &str) -> String {
+    let text = text.replace("\\n", "\n").replace("\\0", "\0");
+    match text.ends_with('\0') {
+        true => text,
+        false => text + "\n",
+    }
+}
+
+/// Every event that waits, as `event name=value …`.
+fn events(device: &mut Device) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(entry) = device.event() {
+        let key = entry.streams.key(entry.kind);
+        assert_eq!(key, "logs:device:orin-7:events");
+        assert_eq!(entry.kind, StreamKind::Events);
+        assert!(!entry.message.is_empty());
+        let fields: Vec<String> = entry
+            .fields
+            .iter()
+            .map(|(name, value)| match *name {
+                "event" => String::from_utf8_lossy(value).into_owned(),
+                name => format!("{name}={}", String::from_utf8_lossy(value)),
+            })
+            .collect();
+        told.push(fields.join(" "));
+    }
+    told
+}
+
+#[test]
+fn an_orin_as_documented() {
+    let root = Root::new("orin");
+    lay(&root, include_str!("board/orin.txt"));
+    let mut device = Device::new(&root.0, "orin-7", Trim { max_len: 1000 });
+    let fields = round(&mut device);
+    let expected = [
+        ("agent_version", env!("CARGO_PKG_VERSION")),
+        ("boot_id", "5f1e"),
+        ("cooling_cpufreq_cpu0_state", "0"),
+        ("cooling_gpu_throttle_alert_state", "0"),
+        ("cpu0_freq_mhz", "1728"),
+        ("cpu4_freq_mhz", "729"),
+        ("cpus_online", "0-7"),
+        ("emc_freq_mhz", "2133"),
+        ("fan_pwm", "77"),
+        ("fan_rpm", "1453"),
+        ("gpu_freq_mhz", "612"),
+        ("gpu_gpc0_freq_mhz", "611"),
+        ("gpu_load_percent", "12.5"),
+        ("heartbeat_ms", "1004"),
+        (
+            "l4t_release",
+            "# R36 (release), REVISION: 3.0, GCID: 1, BOARD: generic, EABI: aarch64",
+        ),
+        ("memory_available_bytes", "25600000000"),
+        ("memory_gpu_bytes", "1048576"),
+        ("memory_total_bytes", "31434473472"),
+        ("mmcblk0_end_of_life", "normal"),
+        ("mmcblk0_worn_percent", "20"),
+        ("model", "NVIDIA Jetson AGX Orin Developer Kit"),
+        ("power_mode", "MODE_30W"),
+        ("power_total_mw", "8298"),
+        ("power_vdd_cpu_cv_mw", "762"),
+        ("power_vdd_gpu_soc_mw", "3051"),
+        ("power_vin_sys_5v0_mw", "4485"),
+        ("pressure_cpu_percent", "1.5"),
+        ("pressure_io_percent", "0.3"),
+        ("pressure_memory_percent", "0.0"),
+        ("supply_ucsi_source_psy_1_00081_mw", "30000"),
+        ("supply_ucsi_source_psy_1_00081_online", "1"),
+        ("temp_cpu_thermal_c", "48.2"),
+        ("temp_gpu_thermal_c", "45.0"),
+        ("temp_tj_thermal_c", "48.2"),
+        ("throttle_oc1_events", "0"),
+        ("throttle_oc3_events", "12"),
+    ];
+    let seen: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .filter(|(name, _)| !name.starts_with("disk_"))
+        .collect();
+    assert_eq!(seen, expected);
+    assert_eq!(events(&mut device), Vec::<String>::new());
+}
+
+#[test]
+fn what_changes_on_an_orin_is_told_once() {
+    let root = Root::new("orin-changes");
+    lay(&root, include_str!("board/orin.txt"));
+    let mut device = Device::new(&root.0, "orin-7", Trim { max_len: 1000 });
+    round(&mut device);
+    let changes = include_str!("board/orin_changes.txt");
+    let mut rounds = 0;
+    for change in changes.split("\nround: ").skip(1) {
+        let (title, lines) = change.split_once('\n').expect("a title");
+        let of = |mark: &'static str| {
+            lines
+                .lines()
+                .filter_map(move |line| line.strip_prefix(mark))
+        };
+        for line in of("= ") {
+            let (path, text) = line.split_once(": ").expect("path: text");
+            root.write(path, &unescape(text));
+        }
+        for path in of("- ") {
+            fs::remove_file(root.0.join(path)).expect(path);
+        }
+        let fields = round(&mut device);
+        let expected: Vec<&str> = of("> ").collect();
+        assert_eq!(events(&mut device), expected, "{title}");
+        for line in lines.lines().filter(|line| !line.is_empty()) {
+            if !line.starts_with(['=', '-', '>']) {
+                let (name, value) = line.split_once(' ').expect("field value");
+                assert_eq!(fields[name], value, "{title}");
+            }
+        }
+        rounds += 1;
+    }
+    assert_eq!(rounds, 7);
 }

@@ -18,6 +18,7 @@ fn redis_at(endpoint: Endpoint) -> Redis {
         log_db: 1,
         value_db: 2,
         key_prefix: String::new(),
+        value_expiry: Duration::from_secs(15),
         max_len: 1000,
         tls: None,
         sentinel: None,

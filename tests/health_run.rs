@@ -10,7 +10,7 @@ use jettison_agent::handoff::{
 };
 use jettison_agent::health;
 use jettison_agent::record::{Gauge, Record, Streams, Trim};
-use jettison_agent::service::{Pid, ServiceName};
+use jettison_agent::service::{Pid, ServiceId, ServiceName};
 use tokio::sync::{mpsc, watch};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -44,6 +44,7 @@ fn house(compute: bool, room: usize) -> House {
 
 fn standing(name: &str, state: State, pid: Option<Pid>, exit: Option<i32>) -> Standing {
     Standing {
+        id: ServiceId(0),
         service: ServiceName::new(name).unwrap(),
         streams: Streams::new(name, Trim { max_len: 0 }),
         state,
@@ -52,6 +53,7 @@ fn standing(name: &str, state: State, pid: Option<Pid>, exit: Option<i32>) -> St
         exit,
         since_ms: 1,
         pools: Arc::new([]),
+        checks: Arc::new([]),
         removed: false,
     }
 }

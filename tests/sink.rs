@@ -540,7 +540,10 @@ fn values_expire_with_the_agent_and_return_with_redis() {
         },
         Gauge::Hash {
             key: "agent:service:x".to_owned(),
-            fields: vec![("state", "ready".to_owned()), ("pid", "17".to_owned())],
+            fields: vec![
+                ("state".into(), "ready".to_owned()),
+                ("pid".into(), "17".to_owned()),
+            ],
         },
     ];
     sink.word(Record::Gauges(gauges));

@@ -145,6 +145,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         trim: Trim { max_len: 10 },
         keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),
+        checks: Arc::new([]),
     }
 }
 

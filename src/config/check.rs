@@ -164,10 +164,13 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let agent = fields.inner(cx, "agent");
     let agent = self::agent(cx, &agent, environment);
     let redis = fields.inner(cx, "redis");
-    let redis = redis::read(cx, &redis, environment, Precedence::Environment);
+    let mut redis = redis::read(cx, &redis, environment, Precedence::Environment);
     // Opened for its diagnostics: none of its keys is built yet.
     fields.inner(cx, "crash");
     let health = fields.inner(cx, "health");
+    if let Some(expiry) = health.duration(cx, "expiry", LEAST_EXPIRY) {
+        redis.value_expiry = expiry;
+    }
     let spool = fields.inner(cx, "spool");
     let memory = spool.size(cx, "memory", MIN_MEMORY..=MAX_MEMORY);
     let disk = spool.size(cx, "disk", 0..=MAX_DISK);
@@ -186,6 +189,9 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
         services: Vec::new(),
     }
 }
+
+/// Values are renewed three times within it, and a second is the least that is counted.
+const LEAST_EXPIRY: Duration = Duration::from_secs(3);
 
 /// Less holds not even one batch; more is not on a board.
 const MIN_MEMORY: u64 = 4 << 10;

@@ -127,6 +127,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         trim,
         keep,
         pools,
+        checks,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
     let mut changed = different(&[
@@ -147,6 +148,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*trim == new.trim, "stream", Restart),
         (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
+        (*checks == new.checks, "check", Live),
     ]);
     changed.extend(around(lifecycle, &new.lifecycle));
     changed.extend(started_with(process, &new.process));
@@ -257,6 +259,7 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         log_db,
         value_db,
         key_prefix,
+        value_expiry,
         // Each service's own number says it.
         max_len: _,
         tls,
@@ -306,6 +309,11 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         (
             *compute == new.health.compute,
             "health.compute",
+            AgentRestart,
+        ),
+        (
+            *value_expiry == there.value_expiry,
+            "health.expiry",
             AgentRestart,
         ),
     ])

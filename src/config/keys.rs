@@ -34,7 +34,7 @@ pub enum Shape {
     Fields(&'static [Key]),
     /// A table of free names; each value is checked by its reader.
     Names,
-    /// A list of tables; of keys that come later only.
+    /// A list of tables; each is checked by its reader.
     Tables,
 }
 
@@ -165,10 +165,7 @@ const CRASH: &[Key] = &[
     idle("debug_dirs", Texts),
 ];
 
-pub const HEALTH: &[Key] = &[
-    key("compute", Flag),
-    off_by("expiry", Duration, Off::Text("15s")),
-];
+pub const HEALTH: &[Key] = &[key("compute", Flag), key("expiry", Duration)];
 
 pub const APP: &[Key] = &[
     key("executable", Text),
@@ -220,7 +217,7 @@ pub const SERVICE: &[Key] = &[
     key("pty", Flag),
     off_by("multi_line", Texts, Off::Only("markers")),
     off_by("crash", Text, Off::Text("off")),
-    later("check", Tables),
+    key("check", Tables),
     key("health", Names),
     key("debug", Fields(DEBUG)),
 ];
@@ -250,6 +247,26 @@ pub const STREAM: &[Key] = &[
     key("max_len", Integer),
     key("max_age", Duration),
     key("exact", Flag),
+];
+
+/// One liveness check.
+pub const CHECK: &[Key] = &[
+    key("name", Text),
+    key("exec", Texts),
+    key("http", Text),
+    key("tcp", Text),
+    key("unix", Text),
+    key("redis", Text),
+    key("file", Text),
+    key("status", Integer),
+    key("body", Text),
+    key("max_age", Duration),
+    key("interval", Duration),
+    key("timeout", Duration),
+    key("start_period", Duration),
+    key("failures", Integer),
+    key("successes", Integer),
+    key("action", Text),
 ];
 
 /// One health pool.
@@ -345,7 +362,7 @@ mod tests {
     #[test]
     fn no_key_stands_twice_in_a_table() {
         let mut seen = Vec::new();
-        for keys in [NATIVE, SHORT, SERVICE, POOL] {
+        for keys in [NATIVE, SHORT, SERVICE, CHECK, POOL] {
             walk(keys, &mut seen);
         }
         assert!(seen.len() > 80);

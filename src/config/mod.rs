@@ -4,6 +4,7 @@
 //! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
 
 pub mod check;
+mod checks;
 pub mod diagnose;
 pub mod diff;
 mod endpoint;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::handoff::PoolSettings;
+use crate::handoff::{CheckSettings, PoolSettings};
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
@@ -110,6 +111,8 @@ pub struct Redis {
     pub value_db: u32,
     /// Before every key.
     pub key_prefix: String,
+    /// `[health] expiry`: how long latest values outlive the agent.
+    pub value_expiry: Duration,
     /// Entries per stream where the service does not say otherwise; 0 is unbounded.
     pub max_len: u64,
     /// `None`: no TLS.
@@ -177,6 +180,7 @@ impl std::fmt::Debug for Redis {
             .field("log_db", &self.log_db)
             .field("value_db", &self.value_db)
             .field("key_prefix", &self.key_prefix)
+            .field("value_expiry", &self.value_expiry)
             .field("max_len", &self.max_len)
             .field("tls", &self.tls)
             .field("sentinel", &self.sentinel)
@@ -234,6 +238,7 @@ pub struct Service {
     pub trim: Trim,
     pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
+    pub checks: Arc<[CheckSettings]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::diagnose::Diagnostic;
 use super::endpoint::{self, Address, DEFAULT_PORT, Transport};
@@ -18,6 +19,8 @@ pub enum Precedence {
     File,
 }
 
+const EXPIRY: Duration = Duration::from_secs(15);
+
 /// Redis' own limit of `databases` is an int.
 const MAX_DB: u32 = i32::MAX as u32;
 
@@ -30,6 +33,7 @@ impl Default for Redis {
             log_db: 1,
             value_db: 2,
             key_prefix: String::new(),
+            value_expiry: EXPIRY,
             max_len: 1000,
             tls: None,
             sentinel: None,

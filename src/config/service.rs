@@ -12,6 +12,7 @@ use crate::handoff::PoolSettings;
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
+use super::checks;
 use super::diagnose::Place;
 use super::fields::{Fields, absolute, setting};
 use super::file::{Entry, Value};
@@ -73,6 +74,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         trim: Trim { max_len },
         keep: Keep::default(),
         pools: Arc::from([]),
+        checks: Arc::from([]),
     }
 }
 
@@ -130,6 +132,7 @@ pub fn read(
     }
     out.keep.exact = stream.flag("exact").unwrap_or(false);
     out.pools = pools(cx, fields, out.name.as_str()).into();
+    out.checks = checks::read(cx, fields, out.name.as_str()).into();
     // Opened for its diagnostics: not built yet.
     fields.inner(cx, "debug");
     out

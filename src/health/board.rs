@@ -16,6 +16,82 @@ pub fn milliwatts(millivolts: &str, milliamperes: &str) -> Option<i64> {
     Some(number(millivolts)?.checked_mul(number(milliamperes)?)? / 1000)
 }
 
+/// µV and µA → mW.
+pub fn milliwatts_of_micro(microvolts: &str, microamperes: &str) -> Option<i64> {
+    let product = i128::from(number(microvolts)?) * i128::from(number(microamperes)?);
+    i64::try_from(product / 1_000_000_000).ok()
+}
+
+/// A load of 0 that cannot be true: a governor that follows the load keeps an idle GPU at its
+/// least frequency.
+pub fn is_latched(percent: &str, governor: &str, frequency: &str, least: &str) -> bool {
+    let follows = !matches!(
+        governor.trim(),
+        "" | "performance" | "userspace" | "powersave"
+    );
+    let above = match (number(frequency), number(least)) {
+        (Some(frequency), Some(least)) => frequency > least,
+        (_, _) => false,
+    };
+    percent == "0.0" && follows && above
+}
+
+/// The first line, without its end; `None` where it is empty.
+pub fn line(text: &str) -> Option<String> {
+    let line = text.trim_matches('\0').lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+/// `0x01 0x02`: the wear of both kinds of cells, in tenths, rounded up (JESD84-B51,
+/// DEVICE_LIFE_TIME_EST; 0 is not defined, 11 is beyond the end) → of the worse one.
+pub fn worn_percent(text: &str) -> Option<String> {
+    let classes = text.split_ascii_whitespace().map(hexadecimal);
+    let worst = classes
+        .flatten()
+        .max()
+        .filter(|class| (1..=11).contains(class))?;
+    Some((worst * 10).to_string())
+}
+
+/// What is left of the reserve (JESD84-B51, PRE_EOL_INFO).
+pub fn end_of_life(text: &str) -> Option<&'static str> {
+    match hexadecimal(text.trim())? {
+        1 => Some("normal"),
+        2 => Some("warning"),
+        3 => Some("urgent"),
+        _ => None,
+    }
+}
+
+fn hexadecimal(text: &str) -> Option<u32> {
+    u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+/// The share of the last ten seconds in which somebody waited (proc_pressure, `some avg10`).
+pub fn pressure(text: &str) -> Option<String> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let share = some
+        .split(' ')
+        .find_map(|part| part.strip_prefix("avg10="))?;
+    let value: f64 = share.parse().ok()?;
+    Some(format!("{value:.1}"))
+}
+
+/// `pmode:0002` of nvpmodel's status, and the names of `/etc/nvpmodel.conf`
+/// (`< POWER_MODEL ID=2 NAME=MODE_30W >`) → the mode.
+pub fn power_mode(status: &str, names: &str) -> Option<String> {
+    let number: u32 = status.trim().strip_prefix("pmode:")?.parse().ok()?;
+    let id = format!("ID={number}");
+    let models = names.lines().filter(|line| line.contains("POWER_MODEL"));
+    let name = models
+        .map(|line| line.split_ascii_whitespace())
+        .find_map(|words| {
+            let mut words = words.skip_while(|word| **word != id);
+            words.find_map(|word| word.strip_prefix("NAME="))
+        });
+    Some(name.map_or(number.to_string(), str::to_owned))
+}
+
 /// Per mille → `12.5`.
 pub fn percent_of_load(text: &str) -> Option<String> {
     let load = number(text).filter(|value| (0..=1000).contains(value))?;
@@ -110,6 +186,12 @@ mod tests {
         assert_eq!(milliwatts("19072\n", "488\n"), Some(9307));
         assert_eq!(percent_of_load("998\n").as_deref(), Some("99.8"));
         assert_eq!(percent_of_load("4294967295\n"), None);
+        assert_eq!(milliwatts_of_micro("5028000", "1480000"), Some(7441));
+        assert_eq!(worn_percent("0x01 0x03\n").as_deref(), Some("30"));
+        assert_eq!(worn_percent("0x00 0x00\n"), None);
+        assert_eq!(end_of_life("0x02\n"), Some("warning"));
+        let text = "some avg10=1.53 avg60=0.10 avg300=0.00 total=1\nfull avg10=0.00";
+        assert_eq!(pressure(text).as_deref(), Some("1.5"));
         assert_eq!(megahertz("1300500000\n").as_deref(), Some("1300"));
     }
 
@@ -133,6 +215,47 @@ mod tests {
         assert_eq!(memory_bytes(text, "MemTotal"), Some(7_802_692 * 1024));
         assert_eq!(memory_bytes(text, "MemAvailable"), Some(5_211_816 * 1024));
         assert_eq!(memory_bytes(text, "NvMapMemUsed"), None);
+    }
+
+    #[test]
+    fn modes() {
+        let names = "# a comment\n< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_1 1\n\
+                     < POWER_MODEL ID=2 NAME=MODE_30W >\n";
+        assert_eq!(
+            power_mode("pmode:0002\n", names).as_deref(),
+            Some("MODE_30W")
+        );
+        assert_eq!(power_mode("pmode:0007 fmode:quiet", names), None);
+        assert_eq!(power_mode("pmode:0007", names).as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn a_load_of_nothing_is_believed_of_an_idle_clock_only() {
+        assert!(is_latched(
+            "0.0",
+            "nvhost_podgov\n",
+            "918000000",
+            "306000000"
+        ));
+        assert!(!is_latched(
+            "0.0",
+            "nvhost_podgov\n",
+            "306000000",
+            "306000000"
+        ));
+        assert!(!is_latched(
+            "0.0",
+            "performance\n",
+            "918000000",
+            "306000000"
+        ));
+        assert!(!is_latched(
+            "0.1",
+            "nvhost_podgov\n",
+            "918000000",
+            "306000000"
+        ));
+        assert!(!is_latched("0.0", "nvhost_podgov\n", "", ""));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! are told as of the last tick or start, never in between: a pool that gets its beat with
 //! every tick looks full, as it is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +15,8 @@ use crate::handoff::{Beat, BeatKind, PoolSettings, ServiceGauge, Standing};
 use crate::record::{Gauge, POOL_PROPERTIES, pool_key, service_key};
 use crate::service::{Pid, ServiceName};
 
-/// The pool that every service has: a beat each second while its process lives.
+/// The pool that every service has: a beat each second while its process lives and
+/// its checks pass.
 const PROCESS: &str = "process";
 
 /// Where `health` stands in the values.
@@ -37,7 +39,9 @@ struct Page {
     pools: BTreeMap<String, Entry>,
     usage: ServiceGauge,
     /// The state hash as published.
-    told: Vec<(&'static str, String)>,
+    told: Vec<(Cow<'static, str>, String)>,
+    /// Its checks say that it works.
+    passing: bool,
     pools_due: bool,
     state_due: bool,
 }
@@ -85,19 +89,29 @@ impl Book {
         let Some(page) = service.and_then(|service| self.pages.get_mut(service)) else {
             return false;
         };
-        let running = page.standing.pid.is_some();
-        let entry = page
-            .pools
-            .entry(beat.category)
-            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
-        entry.pool.step(now, Input::Mark(beat.what));
+        page.mark(now, beat.category, beat.what);
         true
+    }
+
+    /// A check passed: a beat of the pool of its name.
+    pub fn passed(&mut self, now: Instant, service: &ServiceName, check: &str) {
+        if let Some(page) = self.pages.get_mut(service) {
+            page.mark(now, check.to_owned(), BeatKind::Beats(1));
+        }
+    }
+
+    /// Whether all checks of a service say that it works.
+    pub fn passing(&mut self, service: &ServiceName, passing: bool) {
+        if let Some(page) = self.pages.get_mut(service) {
+            page.passing = passing;
+        }
     }
 
     /// A second has passed.
     pub fn tick(&mut self, now: Instant) {
         for page in self.pages.values_mut() {
             if page.standing.pid.is_some()
+                && page.passing
                 && let Some(entry) = page.pools.get_mut(PROCESS)
             {
                 entry.pool.step(now, Input::Mark(BeatKind::Beats(1)));
@@ -193,6 +207,7 @@ impl Page {
             pools,
             usage: ServiceGauge::default(),
             told: Vec::new(),
+            passing: true,
             pools_due: true,
             state_due: true,
         }
@@ -218,6 +233,15 @@ impl Page {
         }
         self.standing = standing;
         self.state_due = true;
+    }
+
+    fn mark(&mut self, now: Instant, category: String, what: BeatKind) {
+        let running = self.standing.pid.is_some();
+        let entry = self
+            .pools
+            .entry(category)
+            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
+        entry.pool.step(now, Input::Mark(what));
     }
 
     /// Takes over what a reload changed of the pools.
@@ -274,10 +298,10 @@ impl Page {
     }
 
     /// The state hash. Without a process its pid and what it uses are 0.
-    fn fields(&self) -> Vec<(&'static str, String)> {
+    fn fields(&self) -> Vec<(Cow<'static, str>, String)> {
         let (standing, usage) = (&self.standing, &self.usage);
         let tally = &standing.streams.tally;
-        vec![
+        let all = [
             ("state", standing.state.as_str().to_owned()),
             ("pid", standing.pid.unwrap_or(0).to_string()),
             ("restarts", standing.restarts.to_string()),
@@ -289,7 +313,9 @@ impl Page {
             ("fds", usage.fds.to_string()),
             ("lines", tally.lines().to_string()),
             ("dropped", tally.dropped().to_string()),
-        ]
+        ];
+        let field = |(name, value)| (Cow::Borrowed(name), value);
+        all.into_iter().map(field).collect()
     }
 
     fn forget_pool(&self, category: &str, entry: &Entry, out: &mut Vec<Gauge>) {

@@ -1,15 +1,20 @@
-//! The board's sensors → the hash `agent:device:<board>`.
+//! The board's sensors → the hash `agent:device:<board>`, and its events.
 //!
 //! Found at run time below a root that a test can replace, and looked for again every minute:
 //! paths differ by release and by boot. Some are slow (a rail is asked over I2C, about a
 //! millisecond), so each second reads one group of them, and the hash is told when all have
-//! had their turn. A sensor that was told and is gone is told as `absent`.
+//! had their turn. A sensor that was told and is gone is told as `absent`, one that says what
+//! cannot be as `stale`.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::board::{self, CpuTimes};
-use crate::record::{Gauge, device_key};
+use super::edges::{Edges, Seen};
+use super::sensors::{Sensor, What, read, search};
+use crate::record::{Entry, Gauge, Streams, Trim, device_key};
 
 /// Seconds in which every group has its turn.
 const ROUND: u64 = 5;
@@ -17,56 +22,45 @@ const ROUND: u64 = 5;
 /// Rounds between two searches for sensors.
 const SEARCH_EVERY: u64 = 12;
 
+/// Events that wait for the outbox; beyond it the oldest is dropped, and counted.
+const EVENTS: usize = 256;
+
 const ABSENT: &str = "absent";
 
 #[derive(Debug)]
 pub struct Device {
     root: PathBuf,
     key: String,
+    streams: Arc<Streams>,
     sensors: Vec<Sensor>,
     /// What was read last, by field; a field that was ever there stays, as `absent`.
-    fields: BTreeMap<&'static str, String>,
+    fields: BTreeMap<Cow<'static, str>, String>,
+    edges: Edges,
+    events: VecDeque<Entry>,
     cpu: Option<CpuTimes>,
     seconds: u64,
     due: bool,
 }
 
-#[derive(Debug)]
-struct Sensor {
-    field: &'static str,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Temperature(PathBuf),
-    /// Voltage and current.
-    Rail(PathBuf, PathBuf),
-    /// Milliwatts as they are.
-    Power(PathBuf),
-    Load(PathBuf),
-    Frequency(PathBuf),
-    /// Fans and event counters.
-    Count(PathBuf),
-}
-
 impl Device {
     /// `root` is `/`, `board` the board's name in keys.
-    pub fn new(root: &Path, board: &str) -> Device {
+    pub fn new(root: &Path, board: &str, trim: Trim) -> Device {
         let mut device = Device {
             root: root.to_owned(),
             key: device_key(board),
+            streams: Streams::new(board, trim),
             sensors: Vec::new(),
             fields: BTreeMap::new(),
+            edges: Edges::default(),
+            events: VecDeque::new(),
             cpu: None,
             seconds: 0,
             due: false,
         };
-        device
-            .fields
-            .insert("agent_version", env!("CARGO_PKG_VERSION").to_owned());
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        device.fields.insert("agent_version".into(), version);
         if let Some(id) = device.text("proc/sys/kernel/random/boot_id") {
-            device.fields.insert("boot_id", id.trim().to_owned());
+            device.fields.insert("boot_id".into(), id.trim().to_owned());
         }
         device
     }
@@ -74,61 +68,94 @@ impl Device {
     /// A second has passed: the next group of sensors.
     pub fn tick(&mut self, now_ms: u64) {
         if self.seconds.is_multiple_of(ROUND * SEARCH_EVERY) {
-            self.sensors = self.search();
+            self.sensors = search(&self.root);
+            self.tell_lost();
         }
+        self.read(self.seconds % ROUND, now_ms);
         match self.seconds % ROUND {
-            0 => self.read(|what| matches!(what, What::Temperature(_))),
-            1 => self.read(|what| matches!(what, What::Rail(..) | What::Power(_))),
-            2 => self.read(|what| matches!(what, What::Load(_) | What::Frequency(_))),
-            3 => self.read(|what| matches!(what, What::Count(_))),
-            _ => {
+            1 => self.total_power(),
+            3 => self.power_mode(now_ms),
+            4 => {
                 self.read_totals();
-                self.fields.insert("heartbeat_ms", now_ms.to_string());
+                self.fields
+                    .insert("heartbeat_ms".into(), now_ms.to_string());
                 self.due = true;
             }
+            _ => {}
         }
         self.seconds += 1;
     }
 
     pub fn is_due(&self) -> bool {
-        self.due
+        self.due || !self.events.is_empty()
     }
 
     /// The hash; told until the next round.
     pub fn take(&mut self) -> Option<Gauge> {
-        let fields = self
-            .fields
-            .iter()
-            .map(|(name, value)| (*name, value.clone()));
+        let fields = self.fields.iter();
         std::mem::take(&mut self.due).then(|| Gauge::Hash {
             key: self.key.clone(),
-            fields: fields.collect(),
+            fields: fields
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
         })
     }
 
-    fn read(&mut self, group: impl Fn(&What) -> bool) {
-        for sensor in self.sensors.iter().filter(|sensor| group(&sensor.what)) {
-            put(&mut self.fields, sensor.field, sensor.what.read());
+    /// The oldest event that was not taken yet.
+    pub fn event(&mut self) -> Option<Entry> {
+        self.events.pop_front()
+    }
+
+    fn read(&mut self, group: u64, now_ms: u64) {
+        for sensor in self
+            .sensors
+            .iter()
+            .filter(|it| self::group(&it.what) == group)
+        {
+            let value = sensor.what.read();
+            let seen = match (&sensor.what, value.as_deref().and_then(board::number)) {
+                (What::Events(_), Some(count)) => Some(Seen::Counter(&sensor.label, count)),
+                (What::Cooling(_), Some(state)) => Some(Seen::Cooling(&sensor.label, state)),
+                (What::Rail { .. }, _) => {
+                    let over = sensor.what.alarm();
+                    over.map(|over| Seen::Rail(&sensor.label, over))
+                }
+                (_, _) => None,
+            };
+            if let Some(event) = seen.and_then(|seen| self.edges.see(seen)) {
+                let entry = event.entry(&self.streams, now_ms);
+                note(&mut self.events, entry);
+            }
+            put(&mut self.fields, sensor.field.clone().into(), value);
         }
-        let mut power = self.sensors.iter().filter_map(|sensor| match sensor.what {
-            What::Rail(..) | What::Power(_) => Some(sensor.field),
-            What::Temperature(_) | What::Load(_) | What::Frequency(_) | What::Count(_) => None,
+    }
+
+    /// VDD_IN is the whole board where it exists; else the rails are summed.
+    fn total_power(&mut self) {
+        let value = |field: &str| self.fields.get(field).and_then(|text| board::number(text));
+        let mut rails = self.sensors.iter().filter_map(|sensor| match sensor.what {
+            What::Rail { .. } | What::Power(_) => Some(sensor.field.as_str()),
+            _ => None,
         });
-        // VDD_IN is the whole board where it exists; else the rails are summed.
-        let total = match power.clone().find(|field| *field == "power_vdd_in_mw") {
-            Some(field) => self
-                .fields
-                .get(field)
-                .and_then(|value| board::number(value)),
-            None => power.try_fold(0_i64, |sum, field| {
-                sum.checked_add(board::number(self.fields.get(field)?)?)
-            }),
+        let total = match rails.clone().find(|field| *field == "power_vdd_in_mw") {
+            Some(field) => value(field),
+            None => rails.try_fold(0_i64, |sum, field| sum.checked_add(value(field)?)),
         };
-        put(
-            &mut self.fields,
-            "power_total_mw",
-            total.filter(|total| *total > 0).map(text_of),
-        );
+        let total = total.filter(|total| *total > 0).map(text_of);
+        put(&mut self.fields, "power_total_mw".into(), total);
+    }
+
+    fn power_mode(&mut self, now_ms: u64) {
+        let names = self.text("etc/nvpmodel.conf").unwrap_or_default();
+        let status = self.text("var/lib/nvpmodel/status");
+        let mode = status.and_then(|status| board::power_mode(&status, &names));
+        if let Some(mode) = &mode
+            && let Some(event) = self.edges.see(Seen::PowerMode(mode))
+        {
+            let entry = event.entry(&self.streams, now_ms);
+            note(&mut self.events, entry);
+        }
+        put(&mut self.fields, "power_mode".into(), mode);
     }
 
     /// CPU, memory, disk: of every Linux.
@@ -140,18 +167,15 @@ impl Device {
             .zip(self.cpu)
             .and_then(|(now, then)| now.percent_since(then));
         self.cpu = now;
-        put(&mut self.fields, "cpu_percent", percent);
+        put(&mut self.fields, "cpu_percent".into(), percent);
         let memory = self.text("proc/meminfo").unwrap_or_default();
         for (field, name) in [
             ("memory_total_bytes", "MemTotal"),
             ("memory_available_bytes", "MemAvailable"),
             ("memory_gpu_bytes", "NvMapMemUsed"),
         ] {
-            put(
-                &mut self.fields,
-                field,
-                board::memory_bytes(&memory, name).map(text_of),
-            );
+            let bytes = board::memory_bytes(&memory, name).map(text_of);
+            put(&mut self.fields, field.into(), bytes);
         }
         let disk = rustix::fs::statvfs(&self.root).ok();
         let bytes = |blocks: u64, size: u64| blocks.saturating_mul(size).to_string();
@@ -161,130 +185,56 @@ impl Device {
         let free = disk
             .as_ref()
             .map(|disk| bytes(disk.f_bavail, disk.f_frsize));
-        put(&mut self.fields, "disk_total_bytes", total);
-        put(&mut self.fields, "disk_free_bytes", free);
+        put(&mut self.fields, "disk_total_bytes".into(), total);
+        put(&mut self.fields, "disk_free_bytes".into(), free);
+    }
+
+    /// What the last search no longer found.
+    fn tell_lost(&mut self) {
+        for (field, value) in &mut self.fields {
+            let found = self.sensors.iter().any(|sensor| sensor.field == *field);
+            if !found && !is_own(field) {
+                *value = ABSENT.to_owned();
+            }
+        }
     }
 
     fn text(&self, path: &str) -> Option<String> {
         read(&self.root.join(path))
     }
+}
 
-    /// Every sensor there is now.
-    fn search(&self) -> Vec<Sensor> {
-        let mut found = Vec::new();
-        for zone in folders(&self.root.join("sys/class/thermal"), "thermal_zone") {
-            let label = read(&zone.join("type"));
-            self.add(
-                &mut found,
-                "temp_",
-                label,
-                "_c",
-                What::Temperature(zone.join("temp")),
-            );
-        }
-        self.search_rails(&mut found);
-        for devfreq in folders(&self.root.join("sys/class/devfreq"), "") {
-            let name = read(&devfreq.join("device/of_node/name"));
-            if name.is_some_and(|name| board::is_gpu(&name)) {
-                let gpu = || Some("gpu".to_owned());
-                let load = What::Load(devfreq.join("device/load"));
-                self.add(&mut found, "", gpu(), "_load_percent", load);
-                let frequency = What::Frequency(devfreq.join("cur_freq"));
-                self.add(&mut found, "", gpu(), "_freq_mhz", frequency);
-            }
-        }
-        for hwmon in folders(&self.root.join("sys/class/hwmon"), "hwmon") {
-            let name = read(&hwmon.join("name")).unwrap_or_default();
-            let fan = |text: &str| Some(text.to_owned());
-            for (file, label) in [("pwm1", "pwm"), ("rpm", "rpm"), ("fan1_input", "rpm")] {
-                let path = hwmon.join(file);
-                if path.exists() && (file != "pwm1" || name.trim() == "pwmfan") {
-                    self.add(&mut found, "fan_", fan(label), "", What::Count(path));
-                }
-            }
-            for counter in folders(&hwmon, "oc") {
-                let file = counter.file_name().and_then(|file| file.to_str());
-                let number = file.and_then(|file| file.strip_suffix("_event_cnt"));
-                let events = number.map(str::to_owned);
-                self.add(
-                    &mut found,
-                    "throttle_",
-                    events,
-                    "_events",
-                    What::Count(counter),
-                );
-            }
-        }
-        found
-    }
+/// Fields that no sensor fills.
+fn is_own(field: &str) -> bool {
+    let own = [
+        "agent_version",
+        "boot_id",
+        "heartbeat_ms",
+        "cpu_percent",
+        "power_mode",
+        "power_total_mw",
+    ];
+    own.contains(&field) || field.starts_with("memory_") || field.starts_with("disk_")
+}
 
-    fn search_rails(&self, found: &mut Vec<Sensor>) {
-        for device in folders(&self.root.join("sys/bus/i2c/devices"), "") {
-            if !read(&device.join("name")).is_some_and(|name| name.contains("ina3221")) {
-                continue;
-            }
-            for hwmon in folders(&device.join("hwmon"), "hwmon") {
-                // Channel 7 is the sum of the shunt voltages.
-                for channel in 1..7 {
-                    let label = read(&hwmon.join(format!("in{channel}_label")));
-                    let voltage = hwmon.join(format!("in{channel}_input"));
-                    let current = hwmon.join(format!("curr{channel}_input"));
-                    let connected = |label: &String| !label.contains("NC");
-                    let rail = What::Rail(voltage, current);
-                    self.add(found, "power_", label.filter(connected), "_mw", rail);
-                }
-            }
-            // JetPack 4.
-            for iio in folders(&device, "iio:device") {
-                for channel in 0..4 {
-                    let label = read(&iio.join(format!("rail_name_{channel}")));
-                    let power = What::Power(iio.join(format!("in_power{channel}_input")));
-                    self.add(found, "power_", label, "_mw", power);
-                }
-            }
-        }
-    }
-
-    /// Notes a sensor; one without a label, or with the label of another, is left out.
-    fn add(
-        &self,
-        found: &mut Vec<Sensor>,
-        before: &str,
-        label: Option<String>,
-        after: &str,
-        what: What,
-    ) {
-        let name = label.and_then(|label| board::field_name(before, &label, after));
-        let Some(name) = name else { return };
-        if found.iter().any(|sensor| sensor.field == name) {
-            return;
-        }
-        let known = self.fields.keys().find(|known| **known == name).copied();
-        let older = self
-            .sensors
-            .iter()
-            .map(|sensor| sensor.field)
-            .find(|field| *field == name);
-        // Once per name for the life of the agent: a board has a few dozen.
-        let field = known
-            .or(older)
-            .unwrap_or_else(|| Box::leak(name.into_boxed_str()));
-        found.push(Sensor { field, what });
+/// The second of the round in which a sensor has its turn.
+fn group(what: &What) -> u64 {
+    match what {
+        What::Temperature(_) | What::Cooling(_) => 0,
+        What::Rail { .. } | What::Power(_) | What::Supply(..) => 1,
+        What::Load { .. } | What::Hertz(_) | What::Kilohertz(_) => 2,
+        What::Count(_) | What::Events(_) | What::Pressure(_) => 3,
+        What::Text(_) | What::Wear(_) | What::EndOfLife(_) => 4,
     }
 }
 
-impl What {
-    fn read(&self) -> Option<String> {
-        match self {
-            What::Temperature(path) => board::celsius(&read(path)?),
-            What::Rail(voltage, current) => {
-                board::milliwatts(&read(voltage)?, &read(current)?).map(text_of)
-            }
-            What::Power(path) | What::Count(path) => board::number(&read(path)?).map(text_of),
-            What::Load(path) => board::percent_of_load(&read(path)?),
-            What::Frequency(path) => board::megahertz(&read(path)?),
-        }
+fn note(events: &mut VecDeque<Entry>, entry: Entry) {
+    if events.len() >= EVENTS
+        && let Some(oldest) = events.pop_front()
+    {
+        oldest.streams.tally.add_dropped(1);
     }
+    events.push_back(entry);
 }
 
 fn text_of(value: impl ToString) -> String {
@@ -292,32 +242,17 @@ fn text_of(value: impl ToString) -> String {
 }
 
 /// A value, or that it is absent where there was one.
-fn put(fields: &mut BTreeMap<&'static str, String>, field: &'static str, value: Option<String>) {
+fn put(
+    fields: &mut BTreeMap<Cow<'static, str>, String>,
+    field: Cow<'static, str>,
+    value: Option<String>,
+) {
     match value {
         Some(value) => drop(fields.insert(field, value)),
         None => {
-            if let Some(told) = fields.get_mut(field) {
+            if let Some(told) = fields.get_mut(&field) {
                 *told = ABSENT.to_owned();
             }
         }
     }
-}
-
-fn read(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok()
-}
-
-/// What a folder holds whose name starts so, in order.
-fn folders(folder: &Path, prefix: &str) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let wanted = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(prefix))
-    };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> = paths.filter(wanted).collect();
-    found.sort_unstable();
-    found
 }

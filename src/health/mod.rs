@@ -1,12 +1,20 @@
 //! Standings, beats, samples → pools and states as latest values.
 //!
 //! `pool` is one pool's arithmetic, `book` all services with what was published of them,
-//! `stat` and `sample` what their processes use, `board` and `device` the board's sensors, `run` the second's tick.
+//! `probe` one check's streaks and verdict, `check` one look, `checks` all of them,
+//! `stat` and `sample` what their processes use, `sensors`, `board` and `edges`
+//! what the board says, `device` its hash and events, `run` the second's tick.
 
 pub mod board;
 pub mod book;
+pub mod check;
+pub mod checks;
 pub mod device;
+pub mod edges;
 pub mod pool;
+pub mod probe;
+mod redis_key;
 pub mod run;
 pub mod sample;
+pub mod sensors;
 pub mod stat;

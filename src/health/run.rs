@@ -16,6 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
 use super::book::Book;
+use super::check::Means;
+use super::checks::{Checks, Fed};
 use super::device::Device;
 use super::sample::{Sampler, Units};
 use crate::clock::now_ms;
@@ -37,19 +39,25 @@ pub async fn run(
     words: mpsc::Sender<Record>,
     gauge: watch::Sender<HealthGauge>,
 ) {
-    run_with_device(settings, None, standings, beats, words, gauge).await;
+    let means = Means {
+        inbox: mpsc::channel(1).0,
+        redis: None,
+    };
+    run_with(settings, None, means, standings, beats, words, gauge).await;
 }
 
-/// The same, and the board's sensors with the same tick.
-pub async fn run_with_device(
+/// The same, with checks, and the board's sensors with the same tick.
+pub async fn run_with(
     settings: &config::Health,
     mut device: Option<Device>,
+    means: Means,
     mut standings: mpsc::Receiver<Standing>,
     mut beats: mpsc::Receiver<Beat>,
     words: mpsc::Sender<Record>,
     gauge: watch::Sender<HealthGauge>,
 ) {
     let mut book = Book::new(settings.compute);
+    let mut checks = Checks::new(means);
     let mut samplers = Samplers::new(Path::new("/proc"));
     let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -65,7 +73,10 @@ pub async fn run_with_device(
             biased;
             next = standings.recv() => match next {
                 Some(standing) => {
+                    let service = standing.service.clone();
+                    let passing = checks.stand(now(), &standing);
                     book.stand(now(), standing);
+                    book.passing(&service, passing);
                     samplers.sample(now(), &mut book, New::Only);
                     publish_gauge(&book, &gauge);
                 }
@@ -91,6 +102,14 @@ pub async fn run_with_device(
                     device.tick(now_ms());
                 }
                 publish_gauge(&book, &gauge);
+            }
+            finding = checks.find() => {
+                for fed in checks.take(now(), finding) {
+                    match fed {
+                        Fed::Beat { service, check } => book.passed(now(), &service, &check),
+                        Fed::Passing { service, passing } => book.passing(&service, passing),
+                    }
+                }
             }
             _ = beats.recv_many(&mut some_beats, BEATS), if !beats.is_closed() || !beats.is_empty() => {
                 for beat in some_beats.drain(..) {
@@ -122,6 +141,8 @@ fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Rec
     gauges.extend(device.as_mut().and_then(Device::take));
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
+    } else if let Some(event) = device.as_mut().and_then(Device::event) {
+        permit.send(Record::Entry(event));
     }
 }
 

@@ -86,7 +86,7 @@ pub async fn run(
     let (mut desk, counts) = Desk::open(&spool, folder, &mut delivery).await;
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
-    let mut values = Values::new(&redis.key_prefix, &counts.id);
+    let mut values = Values::new(&redis.key_prefix, &counts.id, redis.value_expiry);
     values
         .counts
         .revive(&counts.counts, std::time::Instant::now());

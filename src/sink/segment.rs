@@ -336,6 +336,7 @@ fn kind_number(kind: StreamKind) -> u8 {
         StreamKind::Status => 1,
         StreamKind::Error => 2,
         StreamKind::Crash => 3,
+        StreamKind::Events => 4,
     }
 }
 
@@ -345,6 +346,7 @@ fn kind_of(number: u8) -> Option<StreamKind> {
         1 => Some(StreamKind::Status),
         2 => Some(StreamKind::Error),
         3 => Some(StreamKind::Crash),
+        4 => Some(StreamKind::Events),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::counts::{Counts, Trouble};
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, array_header, bulk_string, command};
-use crate::record::{EXPIRY_SECONDS, Gauge, RENEWAL_SECONDS};
+use crate::record::Gauge;
 
 /// Gauge commands in one round trip.
 const BATCH: usize = 4096;
@@ -19,6 +19,8 @@ const BATCH: usize = 4096;
 pub struct Values {
     pub counts: Counts,
     key_prefix: String,
+    /// Seconds after which values that are not renewed vanish.
+    expiry: u64,
     gauges: HashMap<String, Slot>,
     /// Replies to gauges that are owed; they come after those that counts are owed.
     owed: usize,
@@ -37,10 +39,12 @@ struct Slot {
 }
 
 impl Values {
-    pub fn new(key_prefix: &str, id: &str) -> Values {
+    /// Values are renewed three times within `expiry`.
+    pub fn new(key_prefix: &str, id: &str, expiry: Duration) -> Values {
         Values {
             counts: Counts::new(key_prefix, id),
             key_prefix: key_prefix.to_owned(),
+            expiry: expiry.as_secs().max(1),
             gauges: HashMap::new(),
             owed: 0,
             forbidden: false,
@@ -106,9 +110,13 @@ impl Values {
         self.owed = 0;
     }
 
+    fn renewal(&self) -> Duration {
+        Duration::from_secs(self.expiry) / 3
+    }
+
     /// When there is something to send although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        let renewal = Duration::from_secs(RENEWAL_SECONDS);
+        let renewal = self.renewal();
         let renewals = self
             .gauges
             .values()
@@ -131,7 +139,7 @@ impl Values {
             return;
         }
         // What is due within the next second goes along, so that renewals keep together.
-        let renewal = Duration::from_secs(RENEWAL_SECONDS - 1);
+        let renewal = self.renewal().mul_f64(0.8);
         for slot in self.gauges.values_mut() {
             if self.owed >= BATCH {
                 break;
@@ -142,7 +150,13 @@ impl Values {
             if slot.dirty || due {
                 slot.dirty = false;
                 slot.sent_at = Some(now);
-                self.owed += encode_gauge(&self.key_prefix, &slot.gauge, self.staying, out);
+                self.owed += encode_gauge(
+                    &self.key_prefix,
+                    &slot.gauge,
+                    self.expiry,
+                    self.staying,
+                    out,
+                );
             }
         }
     }
@@ -182,10 +196,16 @@ impl Values {
 }
 
 /// Appends the commands of one gauge; returns how many.
-fn encode_gauge(prefix: &str, gauge: &Gauge, staying: bool, out: &mut Vec<u8>) -> usize {
+fn encode_gauge(
+    prefix: &str,
+    gauge: &Gauge,
+    expiry: u64,
+    staying: bool,
+    out: &mut Vec<u8>,
+) -> usize {
     let key = format!("{prefix}{}", gauge.key());
     let key = key.as_bytes();
-    let expiry = EXPIRY_SECONDS.to_string();
+    let expiry = expiry.to_string();
     match gauge {
         Gauge::Integer { value, .. } => {
             let value = value.to_string();

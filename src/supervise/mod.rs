@@ -64,5 +64,6 @@ mod standing;
 mod state;
 mod status;
 mod steps;
+pub mod tasks;
 mod tree;
 mod watch;

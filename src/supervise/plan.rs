@@ -179,6 +179,12 @@ impl Fleet {
             return;
         };
         if let Some(unit) = self.units.get_mut(&id) {
+            let old = unit.machine.service().clone();
+            // A check that is another now has not said anything yet.
+            unit.unhealthy.retain(|name| {
+                let mut both = new.checks.iter().filter(|check| old.checks.contains(check));
+                both.any(|check| check.name == *name)
+            });
             unit.machine.reconfigure(Arc::clone(new));
             let what = what.to_owned();
             let said = machine::Out::Say(StatusEvent::Reload { what });

@@ -24,12 +24,13 @@ use super::cgroup::{Cgroups, Place};
 use super::prepare::{Handed, Inherited};
 use super::spawn::PipeSize;
 use super::steps::{Course, Errand, Part};
+use super::tasks::{Command, Tasks};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
 use crate::event::Event;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn {
@@ -54,6 +55,8 @@ pub enum Order {
         argv: Vec<String>,
         limit: Duration,
     },
+    /// Run the command of a check. Answered through its teller.
+    Command(Command),
     /// Stop every main process, then this process: SIGCONT to it goes to them as well.
     Pause,
     /// End the loop; whatever still lives is killed.
@@ -97,6 +100,8 @@ pub struct Reaper {
     heirlooms: HashSet<Identity>,
     /// Strays that belong to nobody we know: each is told once.
     told: HashSet<Identity>,
+    /// Commands of checks.
+    tasks: Tasks,
 }
 
 /// A run whose process lives, or whose tree is being ended.
@@ -198,6 +203,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
             .map(|stat| stat.id)
             .collect(),
         told: HashSet::new(),
+        tasks: Tasks::default(),
     };
     Ok((Orders { shared }, reaper))
 }
@@ -228,6 +234,7 @@ impl Reaper {
             }
             self.lose_patience();
             self.end_trees(&inbox);
+            self.tasks.look(self.own_pid);
         }
         self.kill_everything();
     }
@@ -241,6 +248,7 @@ impl Reaper {
             .filter_map(|run| run.ending.as_ref())
             .map(|ending| ending.again_at)
             .chain(patience)
+            .chain(self.tasks.deadline())
             .min();
         let timeout = next.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -286,7 +294,7 @@ impl Reaper {
                 continue;
             };
             let Some(run) = self.by_pid.remove(&pid) else {
-                if !self.errand_ended(pid, exit, inbox) {
+                if !self.errand_ended(pid, exit, inbox) && !self.tasks.reaped(pid, exit) {
                     debug!("reaped orphan {pid}");
                     self.hurry_trees();
                 }
@@ -354,6 +362,7 @@ impl Reaper {
                 Some(Order::Hung { run }) => self.kill_tree(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+                Some(Order::Command(command)) => self.tasks.start(&self.inherited, command),
                 Some(Order::Pause) => self.pause(),
             }
         }

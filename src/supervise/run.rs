@@ -17,6 +17,7 @@ use super::notice::Notice;
 use super::notify::Notify;
 use super::reap::{Order, Orders};
 use super::status::{self, Own, Question};
+use super::tasks::Command;
 use super::watch::{Seen, Watches};
 use crate::clock;
 use crate::config::lifecycle::ReadyBy;
@@ -209,6 +210,24 @@ impl Shell {
                 healthy,
                 restart,
             },
+            Event::Command {
+                service,
+                words,
+                limit,
+                tell,
+            } => {
+                // Where the service is gone, so is who asked.
+                if let Some(unit) = self.fleet.unit(service) {
+                    let service = unit.machine.service().clone();
+                    self.orders.give(Order::Command(Command {
+                        service,
+                        words,
+                        limit,
+                        tell,
+                    }));
+                }
+                return None;
+            }
             // The sink's gauge says the same to whoever asks.
             Event::Redis { .. } => fleet::Input::Time,
             Event::Request { id, request } => return self.request(id, request),
@@ -507,6 +526,7 @@ impl Shell {
         };
         self.since.insert(id, (state, since_ms));
         let standing = Standing {
+            id,
             service: machine.service().name.clone(),
             streams: unit.streams.clone(),
             state,
@@ -515,6 +535,7 @@ impl Shell {
             exit: machine.exit().map(Exit::code),
             since_ms,
             pools: machine.service().pools.clone(),
+            checks: machine.service().checks.clone(),
             removed: unit.presence == Presence::Gone,
         };
         // Only the latest of each service is worth telling.

@@ -40,5 +40,6 @@ pub fn service(name: &str) -> Service {
         trim: Trim { max_len: 1000 },
         keep: Keep::default(),
         pools: Arc::new([]),
+        checks: Arc::new([]),
     }
 }

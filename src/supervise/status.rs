@@ -87,8 +87,21 @@ fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
     if !machine.said().is_empty() {
         value["said"] = machine.said().into();
     }
+    let checks = &machine.service().checks;
+    if !checks.is_empty() {
+        let verdict = |name: &String| match unit.unhealthy.contains(name) {
+            true => "unhealthy",
+            false => "healthy",
+        };
+        value["checks"] = checks
+            .iter()
+            .map(|check| (check.name.clone(), json!(verdict(&check.name))))
+            .collect();
+    }
     if let Some(reason) = machine.reason() {
         value["reason"] = reason.into();
+    } else if let Some(check) = unit.unhealthy.first() {
+        value["reason"] = format!("unhealthy by its check {check}").into();
     }
     value
 }

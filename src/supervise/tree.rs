@@ -57,11 +57,16 @@ fn parse_stat(pid: Pid, text: &[u8]) -> Option<Stat> {
 
 /// The service that the environment names with which `pid` was started.
 pub fn service_of(pid: Pid) -> Option<String> {
+    variable_of(pid, "AGENT_SERVICE")
+}
+
+/// A variable of the environment with which `pid` was started.
+pub fn variable_of(pid: Pid, name: &str) -> Option<String> {
     let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let name = environ
+    let value = environ
         .split(|&byte| byte == 0)
-        .find_map(|entry| entry.strip_prefix(b"AGENT_SERVICE="))?;
-    String::from_utf8(name.to_vec()).ok()
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 /// The real user of a process.

@@ -330,6 +330,7 @@ fn config_from(json: &Value) -> Config {
             log_db: 1,
             value_db: 2,
             key_prefix: String::new(),
+            value_expiry: Duration::from_secs(15),
             max_len: 1000,
             tls: None,
             sentinel: None,
@@ -408,6 +409,7 @@ fn service_from(json: &Value) -> Service {
         trim: Trim { max_len: 1000 },
         keep: Keep::default(),
         pools: Arc::new([]),
+        checks: Arc::new([]),
     }
 }
 

@@ -123,6 +123,7 @@ pub fn settings(server: &RedisServer) -> Redis {
         log_db: 1,
         value_db: 2,
         key_prefix: String::new(),
+        value_expiry: std::time::Duration::from_secs(15),
         max_len: 0,
         tls: None,
         sentinel: None,
