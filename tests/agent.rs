@@ -451,3 +451,24 @@ fn a_reload_touches_only_what_changed() {
     agent.wait_for("gone", "ready");
     assert_eq!(agent.stop().code(), Some(0));
 }
+
+#[test]
+fn what_a_helper_still_has_to_say_belongs_to_the_run() {
+    let server = RedisServer::start(&[]);
+    // A shell's own idiom: its output goes through a helper that outlives it for a moment.
+    let script = "(sleep 0.1; echo tail; sleep 1000) & echo main";
+    let mut agent = Agent::start(Some(&server), &sh("parent", script, "restart = \"never\""));
+    agent.wait_for("parent", "done");
+    eventually("the run is closed", || {
+        info(&server, "parent")
+            .last()
+            .is_some_and(|entry| entry.message().starts_with("{{__END_RUN_"))
+    });
+    let lines: Vec<String> = info(&server, "parent")
+        .iter()
+        .filter(|entry| entry.field("source").is_some())
+        .map(Entry::message)
+        .collect();
+    assert_eq!(lines, ["main", "tail"]);
+    assert_eq!(agent.stop().code(), Some(0));
+}

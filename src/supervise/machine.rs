@@ -126,6 +126,7 @@ impl Machine {
             Input::Drained { run } if run == self.run() => {
                 if let State::Dying { left, .. } = &mut self.state {
                     left.output = false;
+                    self.end_lingering(out);
                     self.release(now, out);
                 }
             }
@@ -374,11 +375,11 @@ impl Machine {
         let (life, why) = match &self.state {
             State::Starting { life, .. } | State::Up { life, .. } => (*life, Why::Asked),
             State::Stopping { life, why, .. } => (*life, why.clone()),
+            State::Dying { .. } => return self.end_lingering(out),
             State::Down
             | State::Waiting
             | State::Spawning
             | State::Killing { .. }
-            | State::Dying { .. }
             | State::BackingOff { .. }
             | State::Failed { .. }
             | State::Blocked { .. }
@@ -431,9 +432,13 @@ impl Machine {
             | State::Done => return,
         };
         let run = self.run();
-        out.push(Out::KillTree(run));
         // What is to be run after it still speaks.
         let after = self.service.lifecycle.post_stop.len() as u32;
+        let by_itself = matches!(self.state, State::Starting { .. } | State::Up { .. });
+        let lingers = by_itself && after == 0;
+        if !lingers {
+            out.push(Out::KillTree(run));
+        }
         if after == 0 {
             out.push(Out::Ended(run, exit));
         }
@@ -445,10 +450,12 @@ impl Machine {
         if let State::Dying {
             release_by,
             cleaning,
+            lingering,
             ..
         } = &mut self.state
         {
             *cleaning = after > 0;
+            *lingering = lingers;
             *release_by += self.service.stop.timeout * after;
         }
     }
@@ -485,7 +492,17 @@ impl Machine {
             left,
             next,
             cleaning: false,
+            lingering: false,
         };
+    }
+
+    fn end_lingering(&mut self, out: &mut Vec<Out>) {
+        let run = self.run();
+        if let State::Dying { lingering, .. } = &mut self.state
+            && std::mem::take(lingering)
+        {
+            out.push(Out::KillTree(run));
+        }
     }
 
     fn tree_gone(&mut self, now: Instant, out: &mut Vec<Out>) {
@@ -510,13 +527,15 @@ impl Machine {
 
     /// The run is over when nothing of it is left, or its time is up.
     fn release(&mut self, now: Instant, out: &mut Vec<Out>) {
+        let run = self.run();
         let State::Dying {
             exit,
             release_by,
             left,
             next,
             cleaning,
-        } = &self.state
+            lingering,
+        } = &mut self.state
         else {
             return;
         };
@@ -524,8 +543,14 @@ impl Machine {
             if now < *release_by {
                 return;
             }
+            if std::mem::take(lingering) {
+                // The output could not come to its end; what holds it goes first.
+                *release_by = now + RELEASE;
+                out.push(Out::KillTree(run));
+                return;
+            }
             if *cleaning {
-                out.push(Out::Ended(self.run(), *exit));
+                out.push(Out::Ended(run, *exit));
             }
             out.push(Out::Overdue(*left));
         }

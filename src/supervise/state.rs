@@ -46,6 +46,9 @@ pub enum State {
         next: Next,
         /// Commands run after it: its output ends when they have.
         cleaning: bool,
+        /// It ended by itself, and what it started may still hold its last lines (a `tee`
+        /// behind it, say): killed when the output is at its end.
+        lingering: bool,
     },
     BackingOff {
         until: Instant,
