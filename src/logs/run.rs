@@ -302,19 +302,32 @@ impl Task {
         Ok(())
     }
 
-    /// Both pipes until they are empty, or it takes too long; then what is left of lines and
-    /// blocks: their writer is gone.
+    /// Both pipes until their ends, or it takes too long; then what is left of lines and
+    /// blocks. An empty pipe is not at its end: a helper behind the process (a shell's
+    /// `> >(tee log)`) may still hold the last lines.
     async fn drain(&mut self) -> Result<(), Closed> {
         let deadline = Instant::now() + DRAIN;
-        let mut read = 1;
-        while read > 0 && Instant::now() < deadline {
-            read = 0;
+        loop {
+            let mut read = 0;
             for side in [&mut self.stdout, &mut self.stderr] {
                 let mut batch = Batch::default();
                 read += side.read(Instant::now(), &mut batch);
+                side.due = None;
                 self.outlet.send(side.source, batch).await?;
             }
-            tokio::task::yield_now().await;
+            let over = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
+            if over || Instant::now() >= deadline {
+                break;
+            }
+            if read > 0 {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = self.stdout.readable() => {}
+                () = self.stderr.readable() => {}
+                () = tokio::time::sleep_until(deadline.into()) => break,
+            }
         }
         for side in [&mut self.stdout, &mut self.stderr] {
             let mut batch = Batch::default();
