@@ -84,17 +84,19 @@ pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
 
 /// [`run`] in another guise.
 pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i32 {
-    let places = match place(&config, &guise) {
-        Ok(places) => places,
-        Err(error) => {
-            tracing::error!("{error}");
-            return 1;
-        }
-    };
+    // First what may take a moment (what a killed agent left is ended): who finds the socket
+    // may send signals.
     let (orders, reaper) = match reap::channel() {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!("cannot prepare for child processes: {error}");
+            return 1;
+        }
+    };
+    let places = match place(&config, &guise) {
+        Ok(places) => places,
+        Err(error) => {
+            tracing::error!("{error}");
             return 1;
         }
     };

@@ -595,15 +595,20 @@ impl Machine {
             }
             State::Dying { .. } => self.release(now, out),
             State::BackingOff { .. } => self.state = State::Waiting,
+            // Who is to end anyway ends in its turn; should it be wanted again, it has the
+            // whole time again.
+            State::Starting { life, .. } if !self.want => {
+                let timeout = self.service.lifecycle.ready.as_ref().map(|r| r.timeout);
+                self.state = State::Starting {
+                    life: *life,
+                    ready_by: timeout.map(|timeout| now + timeout),
+                };
+            }
             State::Starting { .. } => {
                 let timeout = self.service.lifecycle.ready.as_ref().map(|r| r.timeout);
                 let what = format!("not ready within {:?}", timeout.unwrap_or_default());
                 out.push(Out::Trouble(format!("The process is {what}.")));
-                let why = match self.want {
-                    true => Why::Sick(what),
-                    false => Why::Asked,
-                };
-                self.halt(now, why, out);
+                self.halt(now, Why::Sick(what), out);
             }
             State::Up { beat, .. } => {
                 let every = beat.map(|beat| beat.every).unwrap_or_default();
