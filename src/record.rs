@@ -33,14 +33,20 @@ pub enum Record {
 pub struct Streams {
     name: Arc<str>,
     pub trim: Trim,
+    pub keep: Keep,
     pub tally: Tally,
 }
 
 impl Streams {
     pub fn new(stream_name: &str, trim: Trim) -> Arc<Streams> {
+        Streams::keeping(stream_name, trim, Keep::default())
+    }
+
+    pub fn keeping(stream_name: &str, trim: Trim, keep: Keep) -> Arc<Streams> {
         Arc::new(Streams {
             name: stream_name.into(),
             trim,
+            keep,
             tally: Tally::default(),
         })
     }
@@ -120,6 +126,15 @@ impl StreamKind {
 pub struct Trim {
     /// Entries; 0 is unbounded.
     pub max_len: u64,
+}
+
+/// For how long a stream keeps what it has, and how strictly. Both are Redis' `XADD` options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Milliseconds (`MINID`); 0 is for ever.
+    pub max_age_ms: u64,
+    /// `=` instead of `~`: costs Redis time, and no entry too many stands once a line is told.
+    pub exact: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -22,6 +22,7 @@ const EDGES: &[&str] = &[
     "query/fetch.rs",
     "config/load.rs",
     "config/survey.rs",
+    "supervise/cgroup.rs",
     "supervise/child.rs",
     "supervise/lane.rs",
     "supervise/prepare.rs",
@@ -29,7 +30,11 @@ const EDGES: &[&str] = &[
     "supervise/tasks.rs",
     "supervise/tree.rs",
     "supervise/reap.rs",
+    "supervise/notified.rs",
     "supervise/notify.rs",
+    "supervise/probe.rs",
+    "supervise/steps.rs",
+    "supervise/watch.rs",
     "supervise/run.rs",
     "logs/pipe.rs",
     "logs/run.rs",
@@ -113,7 +118,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control", &["event", "request", "service", "config"]),
     (
         "cli",
-        &["request", "service", "config", "handoff", "control"],
+        &[
+            "nearest", "request", "service", "config", "handoff", "control",
+        ],
     ),
     ("diag", LINE),
 ];

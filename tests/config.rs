@@ -369,14 +369,6 @@ pty = true
 agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
     4 | capture = "auto"
       |           ^^^^^^ take it out for now
-
-agent.toml:7:8: the type `notify` is not in this version of the agent yet
-    7 | type = "notify"
-      |        ^^^^^^^^ use "simple" for now
-
-agent.toml:8:7: `pty` of [service.a] is not in this version of the agent yet
-    8 | pty = true
-      |       ^^^^ take it out for now
 "#,
     );
 }

@@ -2,7 +2,6 @@
 //!
 //! `cargo test --test probe -- --nocapture` prints the table.
 
-#[allow(dead_code)]
 #[path = "support/agent.rs"]
 mod agent;
 mod support;

@@ -7,22 +7,16 @@
 mod harness;
 mod support;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use harness::{Sink, numbered, settings, unbounded};
 use jettison_agent::clock::now_ms;
-use jettison_agent::config::{Endpoint, Overflow, Redis, Secret, Spool};
-use jettison_agent::event::Event;
-use jettison_agent::handoff::SinkGauge;
+use jettison_agent::config::{Redis, Secret};
 use jettison_agent::record::{
-    Count, CountKind, Entry, Gauge, Lines, Record, Source, Span, StreamKind, Streams, Trim,
+    Count, CountKind, Entry, Gauge, Keep, Record, StreamKind, Streams, Trim,
 };
-use jettison_agent::sink;
 use support::{RedisServer, entries, eventually, messages};
-use tokio::sync::{mpsc, watch};
 
 /// Sends `count` numbered lines in chunks of `chunk`, calling `between` after each chunk.
 fn send_numbered(
@@ -183,6 +177,34 @@ fn trimmed_entries_are_not_taken_for_lost() {
     let got = messages(&mut killer, "logs:app:short:info");
     assert_eq!(got, numbered(20_000)[20_000 - got.len()..]);
     assert!(got.len() >= 50, "{}", got.len());
+}
+
+#[test]
+fn exact_length_and_age() {
+    let server = RedisServer::start(&[]);
+    let exact = Keep {
+        exact: true,
+        ..Keep::default()
+    };
+    let aged = Keep {
+        max_age_ms: 400,
+        exact: true,
+    };
+    let short = Streams::keeping("exact", Trim { max_len: 17 }, exact);
+    let young = Streams::keeping("aged", Trim { max_len: 0 }, aged);
+    let sink = Sink::start(settings(&server), 8 << 20);
+    send_numbered(&sink, &short, 1_000, 10, |_| {});
+    send_numbered(&sink, &young, 100, 1, |_| {
+        std::thread::sleep(Duration::from_millis(10));
+    });
+    assert_eq!(sink.finish(), 0);
+    let mut client = server.client(1);
+    let got = messages(&mut client, "logs:app:exact:info");
+    assert_eq!(got, numbered(1_000)[983..]);
+    let all = entries(&mut client, "logs:app:aged:info");
+    let (first, last) = (all[0].ms(), all[all.len() - 1].ms());
+    assert!(last - first <= 400, "{first} to {last}");
+    assert!(all.len() < 60 && all[all.len() - 1].message() == "line 99");
 }
 
 #[test]

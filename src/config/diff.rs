@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::lifecycle::Lifecycle;
 use super::{Agent, Config, Health, Process, Redis, Service, Spool};
 use crate::service::ServiceName;
 
@@ -120,9 +121,11 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         reset_after,
         start_limit,
         stop,
+        lifecycle,
         process,
         max_line,
         trim,
+        keep,
         pools,
         checks,
     } = old;
@@ -143,11 +146,30 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         // A run's lines are cut and trimmed as its start said.
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
+        (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
         (*checks == new.checks, "check", Live),
     ]);
+    changed.extend(around(lifecycle, &new.lifecycle));
     changed.extend(started_with(process, &new.process));
     changed
+}
+
+fn around(old: &Lifecycle, new: &Lifecycle) -> Vec<Field> {
+    use Effect::{Live, Restart};
+    let Lifecycle {
+        ready,
+        watchdog,
+        pre_start,
+        post_stop,
+    } = old;
+    different(&[
+        // What it hears of is made at its start.
+        (*ready == new.ready, "ready", Restart),
+        (*watchdog == new.watchdog, "watchdog", Restart),
+        (*pre_start == new.pre_start, "pre_start", Live),
+        (*post_stop == new.post_stop, "post_stop", Live),
+    ])
 }
 
 fn started_with(old: &Process, new: &Process) -> Vec<Field> {
@@ -168,6 +190,7 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         oom_score_adj,
         no_new_privileges,
         capabilities,
+        pty,
     } = old;
     let no_new = *no_new_privileges == new.no_new_privileges;
     different(&[
@@ -202,6 +225,7 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         ),
         (no_new, "no_new_privileges", Restart),
         (*capabilities == new.capabilities, "capabilities", Restart),
+        (*pty == new.pty, "pty", Restart),
     ])
 }
 

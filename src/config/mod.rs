@@ -15,6 +15,7 @@ mod json;
 mod kernel;
 pub mod keys;
 mod kind;
+pub mod lifecycle;
 pub mod load;
 pub mod order;
 mod process;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::handoff::{CheckSettings, PoolSettings};
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 /// What the process environment says about the configuration, as read at the edge: each
@@ -230,10 +231,12 @@ pub struct Service {
     pub reset_after: Duration,
     pub start_limit: StartLimit,
     pub stop: Stop,
+    pub lifecycle: lifecycle::Lifecycle,
     pub process: Process,
     /// Bytes.
     pub max_line: usize,
     pub trim: Trim,
+    pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
     pub checks: Arc<[CheckSettings]>,
 }
@@ -294,6 +297,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// Capability numbers of capabilities(7); when given, all others are dropped.
     pub capabilities: Option<Vec<u32>>,
+    /// Stdout through a pseudo-terminal.
+    pub pty: bool,
 }
 
 /// A user or a group, by name or by number.

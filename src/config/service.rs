@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::handoff::PoolSettings;
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 use super::checks;
@@ -19,6 +19,7 @@ use super::file::{Entry, Value};
 use super::found::Check;
 use super::keys;
 use super::kind::show;
+use super::lifecycle::{self, Lifecycle};
 use super::process;
 use super::units::Wrong;
 use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
@@ -67,9 +68,11 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
             signal: Signal::TERM,
             timeout: Duration::from_secs(10),
         },
+        lifecycle: Lifecycle::default(),
         process: Process::default(),
         max_line: 256 << 10,
         trim: Trim { max_len },
+        keep: Keep::default(),
         pools: Arc::from([]),
         checks: Arc::from([]),
     }
@@ -106,6 +109,7 @@ pub fn read(
         out.stream_name = name;
     }
     out.kind = type_of(cx, fields).unwrap_or(out.kind);
+    out.lifecycle = lifecycle::read(cx, fields);
     out.after = others(cx, fields, "after", &out.name, references);
     out.requires = others(cx, fields, "requires", &out.name, references);
     out.critical = fields.flag("critical").unwrap_or(out.critical);
@@ -118,6 +122,15 @@ pub fn read(
     if let Some(entries) = stream.number(cx, "max_len", 0..=u64::MAX >> 1) {
         out.trim = Trim { max_len: entries };
     }
+    // Spelled out as a default it is empty.
+    if stream
+        .text("max_age")
+        .is_some_and(|age| !age.value.is_empty())
+        && let Some(age) = stream.duration(cx, "max_age", Duration::from_secs(1))
+    {
+        out.keep.max_age_ms = age.as_millis() as u64;
+    }
+    out.keep.exact = stream.flag("exact").unwrap_or(false);
     out.pools = pools(cx, fields, out.name.as_str()).into();
     out.checks = checks::read(cx, fields, out.name.as_str()).into();
     // Opened for its diagnostics: not built yet.
@@ -164,15 +177,13 @@ fn stream_name(cx: &mut Check, fields: &Fields<'_>) -> Option<String> {
 }
 
 fn type_of(cx: &mut Check, fields: &Fields<'_>) -> Option<Kind> {
-    let known = [("simple", Kind::Simple), ("oneshot", Kind::Oneshot)];
-    match fields.text("type") {
-        Some(text) if text.value == "notify" => {
-            let message = "the type `notify` is not in this version of the agent yet";
-            cx.error(text.place, message, "use \"simple\" for now");
-            None
-        }
-        Some(_) | None => fields.choice(cx, "type", &known),
-    }
+    let known = [
+        ("simple", Kind::Simple),
+        ("oneshot", Kind::Oneshot),
+        // Simple, and ready when it says so: see `lifecycle`.
+        ("notify", Kind::Simple),
+    ];
+    fields.choice(cx, "type", &known)
 }
 
 fn others(

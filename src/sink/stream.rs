@@ -212,7 +212,7 @@ impl Parcel {
             match &self.body {
                 Body::Lines { lines, range } => {
                     let trimming = if index + 1 == count {
-                        Trimming::Now
+                        header.trimming(self.order + index as u64, id_ms)
                     } else {
                         Trimming::Later
                     };
@@ -229,7 +229,8 @@ impl Parcel {
                     batch::line(out, header, trimming, id, &line);
                 }
                 Body::Entry(entry) => {
-                    batch::entry(out, header, id, &entry.message, &entry.fields, ts);
+                    let trimming = header.trimming(self.order, id_ms);
+                    batch::entry(out, header, trimming, id, &entry.message, &entry.fields, ts);
                 }
             }
         }
@@ -320,7 +321,7 @@ impl Stream {
     pub fn new(streams: &Arc<Streams>, kind: StreamKind, key_prefix: &str) -> Stream {
         let key = format!("{key_prefix}{}", streams.key(kind));
         Stream {
-            header: Header::new(&key, streams.trim),
+            header: Header::new(&key, streams.trim, streams.keep),
             streams: Arc::clone(streams),
             kind,
             key,
@@ -366,7 +367,7 @@ impl Stream {
 
     /// A reload changed the service's settings: the queue stays, the trimming follows.
     pub fn adopt(&mut self, streams: &Arc<Streams>) {
-        self.header = Header::new(&self.key, streams.trim);
+        self.header = Header::new(&self.key, streams.trim, streams.keep);
         self.streams = Arc::clone(streams);
     }
 

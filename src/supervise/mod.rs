@@ -40,23 +40,30 @@
 
 pub mod accounts;
 mod asked;
+mod cgroup;
 mod child;
 mod environment;
 pub mod fleet;
 mod lane;
 pub mod machine;
+pub mod notice;
+mod notified;
 mod notify;
 mod order;
 mod plan;
 pub mod policy;
 mod prepare;
+mod probe;
 pub mod reap;
 mod rules;
 pub mod run;
 #[cfg(test)]
 mod samples_for_tests;
 pub mod spawn;
+mod standing;
 mod state;
 mod status;
+mod steps;
 pub mod tasks;
 mod tree;
+mod watch;

@@ -10,13 +10,15 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::termios::OptionalActions;
 
+use super::cgroup::Place;
 use super::child::{self, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
-pub use super::prepare::Inherited;
 use super::prepare::{Ends, failed, failed_io, prepare};
+pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
 use crate::event::SpawnFailure;
 use crate::handoff::Pipes;
@@ -29,31 +31,123 @@ pub enum PipeSize {
     Bytes(usize),
 }
 
-/// Starts the service's process and waits until its `exec` has succeeded or failed.
-///
-/// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
+/// The write ends of a run's output. Kept for as long as something else of the run is to
+/// be started.
+#[derive(Debug)]
+pub struct Writers {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// What a run's output goes through.
+pub fn output(service: &Service, size: PipeSize) -> Result<(Pipes, Writers), SpawnFailure> {
+    let (stdout, stdout_child) = match service.process.pty {
+        true => terminal()?,
+        false => output_pipe(size)?,
+    };
+    let (stderr, stderr_child) = output_pipe(size)?;
+    let writers = Writers {
+        stdout: stdout_child,
+        stderr: stderr_child,
+    };
+    Ok((Pipes { stdout, stderr }, writers))
+}
+
+/// What is started for a service.
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
+    /// Its own program.
+    Main(&'a Handed),
+    /// A command that belongs to it, as its user, in its environment.
+    Command(&'a [String]),
+}
+
+/// The service's own program, with pipes that nobody else writes to.
 pub fn start(
     inherited: &Inherited,
     service: &Service,
     size: PipeSize,
 ) -> Result<(Pid, Pipes), SpawnFailure> {
-    let (stdout, stdout_child) = output_pipe(size)?;
-    let (stderr, stderr_child) = output_pipe(size)?;
+    let (pipes, writers) = output(service, size)?;
+    let what = What::Main(&Handed::default());
+    let pid = launch(inherited, service, what, Some(&writers), None)?;
+    Ok((pid, pipes))
+}
+
+/// Starts a process and waits until its `exec` has succeeded or failed. Without `writers`
+/// nobody reads what it says.
+///
+/// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
+pub fn launch(
+    inherited: &Inherited,
+    service: &Service,
+    what: What<'_>,
+    writers: Option<&Writers>,
+    place: Option<&Place>,
+) -> Result<Pid, SpawnFailure> {
     let (report, report_child) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))?;
+    let report_child =
+        clear_of(report_child, what).map_err(|errno| failed("creating a pipe", errno))?;
+    let null = inherited.null.as_raw_fd();
     let ends = Ends {
-        stdin: inherited.null.as_raw_fd(),
-        stdout: stdout_child.as_raw_fd(),
-        stderr: stderr_child.as_raw_fd(),
+        stdin: null,
+        stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
+        stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
         report: report_child.as_raw_fd(),
+        group_door: place.map(Place::door),
     };
-    let program = prepare(inherited, service, &ends)?;
+    let nothing = Handed::default();
+    let program = match what {
+        What::Main(handed) => {
+            let argv = std::iter::once(&service.executable).chain(&service.args);
+            let argv = argv.map(String::as_str);
+            prepare(inherited, service, argv, handed, &ends)?
+        }
+        What::Command(argv) => {
+            let argv = argv.iter().map(String::as_str);
+            prepare(inherited, service, argv, &nothing, &ends)?
+        }
+    };
     let pid = fork(&program)?;
-    drop((stdout_child, stderr_child, report_child));
+    drop(report_child);
     match read_report(report) {
-        None => Ok((pid, Pipes { stdout, stderr })),
+        None => Ok(pid),
         Some(failure) => Err(describe(service, &program, failure)),
     }
+}
+
+/// Beyond the number that the service's own descriptor shall have. The first one is closed:
+/// an open copy would hide that `exec` closed the child's.
+fn clear_of(fd: OwnedFd, what: What<'_>) -> Result<OwnedFd, Errno> {
+    match what {
+        What::Main(Handed {
+            ready_fd: Some((_, number)),
+            ..
+        }) => rustix::io::fcntl_dupfd_cloexec(&fd, number + 1),
+        What::Main(_) | What::Command(_) => Ok(fd),
+    }
+}
+
+/// A pseudo-terminal (pty(7)): what writes to it believes that somebody watches, and writes
+/// line by line. Raw, so that the bytes stay as they are.
+fn terminal() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let create = || -> Result<(OwnedFd, OwnedFd), Errno> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = ptsname(&ours, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
+        let mut modes = rustix::termios::tcgetattr(&theirs)?;
+        modes.make_raw();
+        rustix::termios::tcsetattr(&theirs, OptionalActions::Now, &modes)?;
+        rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+        Ok((ours, theirs))
+    };
+    create().map_err(|errno| failed("opening a pseudo-terminal", errno))
 }
 
 fn output_pipe(size: PipeSize) -> Result<(OwnedFd, OwnedFd), SpawnFailure> {

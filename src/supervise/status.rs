@@ -84,6 +84,9 @@ fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
         "dropped": unit.streams.tally.dropped(),
         "health": gauge.map(|gauge| &gauge.health).cloned().unwrap_or_default(),
     });
+    if !machine.said().is_empty() {
+        value["said"] = machine.said().into();
+    }
     let checks = &machine.service().checks;
     if !checks.is_empty() {
         let verdict = |name: &String| match unit.unhealthy.contains(name) {

@@ -1,5 +1,7 @@
 //! The real binary, run in a scratch folder of its own.
 
+#![allow(dead_code)] // each test binary uses its part
+
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
