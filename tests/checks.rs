@@ -1,6 +1,5 @@
 //! Liveness checks on the whole agent: real binary, real processes, a real redis-server.
 
-#[allow(dead_code)]
 #[path = "support/agent.rs"]
 mod agent;
 mod support;

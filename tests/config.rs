@@ -369,7 +369,6 @@ pty = true
 agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
     4 | capture = "auto"
       |           ^^^^^^ take it out for now
-
 "#,
     );
 }

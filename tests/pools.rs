@@ -1,0 +1,261 @@
+//! Health pools as consumers see them: the whole agent and a real redis-server.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agent::{AGENT, Agent, head};
+use support::{RedisServer, Scratch, eventually, within};
+
+const PROPERTIES: [&str; 8] = [
+    "beats",
+    "cap",
+    "depletion_rate",
+    "init",
+    "replenish_rate",
+    "running",
+    "exit",
+    "health",
+];
+
+fn key(service: &str, category: &str, property: &str) -> String {
+    format!("{service}:__healthpool__{category}_{property}")
+}
+
+fn get(server: &RedisServer, service: &str, category: &str, property: &str) -> Option<i64> {
+    redis::cmd("GET")
+        .arg(key(service, category, property))
+        .query(&mut server.client(2))
+        .expect("an integer or nothing")
+}
+
+/// All eight, as far as they are there.
+fn pool(server: &RedisServer, service: &str, category: &str) -> Vec<Option<i64>> {
+    let read = |property| get(server, service, category, property);
+    PROPERTIES.into_iter().map(read).collect()
+}
+
+fn sh(name: &str, script: &str, more: &str) -> String {
+    format!(
+        "\n[service.{name}]\nexecutable = \"/bin/sh\"\nargs = [\"-c\", '''{script}''']\n{more}\n"
+    )
+}
+
+const API: &str = "[service.s.health.api]\ninit = 1500\ncap = 1000\ndepletion_rate = 100\n\
+                   replenish_rate = 15";
+
+#[test]
+fn a_configured_pool_from_before_the_first_start_to_a_dead_agent() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("pool");
+    let text = head(&folder, Some(&server)).replace("[agent]\n", "[agent]\nmaintenance = true\n")
+        + &sh("s", "exec sleep 1000", "stream_name = \"stream\"")
+        + API
+        + "\n[health]\nexpiry = \"3s\"\n";
+    let agent = Agent::start_in(folder, &text);
+    let stopped = [0, 1000, 100, 1500, 15, 0, 0, 0].map(Some);
+    eventually("it is there although nothing runs", || {
+        pool(&server, "stream", "api") == stopped
+    });
+    let ttl = |server: &RedisServer| -> i64 {
+        redis::cmd("TTL")
+            .arg(key("stream", "api", "cap"))
+            .query(&mut server.client(2))
+            .expect("a number")
+    };
+    assert!((1..=3).contains(&ttl(&server)), "[health] expiry");
+    assert!(agent.ask(&["start", "s"]).status.success());
+    within(Duration::from_secs(2), "a start within the second", || {
+        get(&server, "stream", "api", "running") == Some(1)
+    });
+    let health = get(&server, "stream", "api", "health").unwrap_or_default();
+    assert!(
+        (1200..=1500).contains(&health),
+        "it begins at init: {health}"
+    );
+    eventually("it falls by a hundred a second", || {
+        get(&server, "stream", "api", "health") < Some(health - 250)
+    });
+    // Renewed while nothing changes: longer than the expiry.
+    let begun = Instant::now();
+    within(Duration::from_secs(10), "renewals", || {
+        assert!(get(&server, "stream", "api", "cap").is_some());
+        begun.elapsed() > Duration::from_secs(4)
+    });
+    agent.signal(libc::SIGKILL);
+    within(
+        Duration::from_secs(6),
+        "a dead agent leaves no stale health",
+        || pool(&server, "stream", "api").iter().all(Option::is_none),
+    );
+}
+
+#[test]
+fn markers_declare_change_and_beat_across_restarts_of_the_service() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("marker");
+    let flag = folder.join("go");
+    // Every run declares, beats twice, and waits for the flag to end with 3.
+    let script = format!(
+        "echo '{{{{__healthpool__my_beats_init:500}}}}{{{{__healthpool__my_beats_cap:400}}}}'; \
+         echo '{{{{__healthpool__my_beats_depletion_rate:0}}}}'; \
+         echo '{{{{__healthpool__my_beats_beats}}}} and {{{{__healthpool__my_beats_beats}}}}'; \
+         while [ ! -e {0} ]; do sleep 0.05; done; rm {0}; exit 3",
+        flag.display()
+    );
+    let mut agent = Agent::start(
+        Some(&server),
+        &sh("s", &script, "backoff = { initial = \"10ms\" }"),
+    );
+    // The category is what precedes the longest known property.
+    let first = [2, 400, 0, 500, 20, 1, 0, 500].map(Some);
+    eventually("declared and beaten", || {
+        pool(&server, "s", "my_beats") == first
+    });
+    std::fs::write(&flag, "").expect("a file");
+    // Beats count on, health begins anew, the exit is the last one's.
+    let second = [4, 400, 0, 500, 20, 1, 3, 500].map(Some);
+    eventually("again", || pool(&server, "s", "my_beats") == second);
+    let process = pool(&server, "s", "process");
+    assert_eq!(&process[1..7], &[100, 10, 100, 20, 1, 3].map(Some));
+    assert!(agent.ask(&["stop", "s"]).status.success());
+    eventually("0 while it does not run", || {
+        get(&server, "s", "my_beats", "health") == Some(0)
+            && get(&server, "s", "my_beats", "running") == Some(0)
+            && get(&server, "s", "process", "health") == Some(0)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn all_of_it_is_there_again_after_redis_forgot_everything() {
+    let mut server = RedisServer::start(&[]);
+    let services = sh("s", "exec sleep 1000", "") + API;
+    let mut agent = Agent::start(Some(&server), &services);
+    eventually("it is there", || {
+        get(&server, "s", "api", "running") == Some(1)
+    });
+    server.kill();
+    server.up();
+    within(Duration::from_secs(8), "it is there again", || {
+        pool(&server, "s", "api").iter().all(Option::is_some)
+            && pool(&server, "s", "process").iter().all(Option::is_some)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn the_health_keys_may_be_anothers() {
+    let server = RedisServer::start(&[]);
+    redis::cmd("SET")
+        .arg(&[&key("s", "api", "health"), "77"])
+        .exec(&mut server.client(2))
+        .expect("a foreign value");
+    let services = sh("s", "exec sleep 1000", "") + API + "\n[health]\ncompute = false\n";
+    let mut agent = Agent::start(Some(&server), &services);
+    eventually("the other seven", || {
+        get(&server, "s", "api", "running") == Some(1)
+    });
+    let begun = Instant::now();
+    within(Duration::from_secs(10), "some ticks", || {
+        assert_eq!(get(&server, "s", "api", "health"), Some(77));
+        assert_eq!(get(&server, "s", "process", "health"), None);
+        begun.elapsed() > Duration::from_secs(3)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// What a consumer sees that scans for pools, and one that asks the query tool for the same.
+fn scanned(server: &RedisServer) -> BTreeMap<String, BTreeMap<String, i64>> {
+    let mut client = server.client(2);
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*:__healthpool__*")
+        .query(&mut client)
+        .expect("keys");
+    let mut pools: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    // Markers are counted as such too, at `wrapp:<stream>:<key>`.
+    for key in keys.into_iter().filter(|key| !key.starts_with("wrapp:")) {
+        let value: Option<i64> = redis::cmd("GET").arg(&key).query(&mut client).expect("GET");
+        let (service, rest) = key.split_once(":__healthpool__").expect("a pool's key");
+        let mut properties = PROPERTIES.iter();
+        let property = properties.find(|name| rest.ends_with(&format!("_{name}")));
+        let property = property.expect("a known property");
+        let category = &rest[..rest.len() - property.len() - 1];
+        let pool = pools.entry(format!("{service}:{category}")).or_default();
+        pool.extend(value.map(|value| ((*property).to_owned(), value)));
+    }
+    pools
+}
+
+fn queried(config: &Path, targets: &[String]) -> BTreeMap<String, BTreeMap<String, i64>> {
+    let output = Command::new(AGENT)
+        .args(["health", "--config"])
+        .arg(config)
+        .args(targets)
+        .output()
+        .expect("the query tool runs");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let data = document["data"].as_object();
+    let data = data.unwrap_or_else(|| panic!("{document}"));
+    let integers = |pool: &serde_json::Value| {
+        let fields = pool.as_object().expect("a pool").iter();
+        fields
+            .filter_map(|(name, value)| Some((name.clone(), value.as_i64()?)))
+            .collect()
+    };
+    data.iter()
+        .map(|(name, pool)| (name.clone(), integers(pool)))
+        .collect()
+}
+
+/// Once a second for `rounds` seconds. What changed between the two looks is looked at again:
+/// a value is the same to both when nobody wrote in between.
+fn agree(rounds: u32) {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("agree");
+    let redis = format!("[redis]\nhost = \"127.0.0.1\"\nport = {}\n", server.port());
+    let config = folder.file("query.toml", &redis);
+    let flapping = "i=0; while [ $i -lt 40 ]; do i=$((i+1)); \
+                    echo \"{{__healthpool__pulse_beats}} $i\"; sleep 0.05; done; exit 4";
+    let services = sh("s", "exec sleep 1000", "")
+        + API
+        + &sh("flap", flapping, "start_limit = { burst = 0 }")
+        + &sh("gone", "exit 0", "restart = \"never\"");
+    let mut agent = Agent::start(Some(&server), &services);
+    eventually("all pools", || scanned(&server).len() == 5);
+    let mut seen = 0;
+    for _ in 0..rounds {
+        let second = Instant::now();
+        within(Duration::from_secs(5), "both see the same", || {
+            let before = scanned(&server);
+            let targets: Vec<String> = before.keys().cloned().collect();
+            let told = queried(&config, &targets);
+            let after = scanned(&server);
+            if before == after {
+                assert_eq!(told, before);
+                assert!(before.values().all(|pool| pool.len() == 8), "{before:?}");
+                seen += 1;
+            }
+            before == after
+        });
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(second.elapsed()));
+    }
+    assert_eq!(seen, rounds);
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn a_scan_and_the_query_tool_agree() {
+    agree(5);
+}
+
+#[test]
+#[ignore = "takes ten minutes"]
+fn a_scan_and_the_query_tool_agree_for_ten_minutes() {
+    agree(600);
+}
