@@ -2,7 +2,7 @@
 //!
 //! Starts from a real core and its program (built here; skipped without gcc), and from hand-made bytes; overwrites,
 //! cuts and moves bytes by a seeded generator, so that a failure can be repeated: the seed is printed. Files come from
-//! a table, the process is never asked for more.
+//! a table, the process is never asked for more. `TIMES=20 cargo test --test crash_hostile -- --nocapture` tries longer.
 
 #[path = "crash/lab.rs"]
 mod lab;
@@ -118,6 +118,11 @@ fn victim(name: &str, build: &str, mode: &str) -> Option<Victim> {
 /// Runs seeds until the time is up; each in bounded time.
 fn storm(seconds: u64, most: u64, mut one: impl FnMut(&mut Random)) -> u64 {
     let begin = Instant::now();
+    let times: u64 = std::env::var("TIMES")
+        .ok()
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(1);
+    let (seconds, most) = (seconds * times, most * times);
     let mut seed = 0;
     while seed < most && begin.elapsed() < Duration::from_secs(seconds) {
         seed += 1;

@@ -128,3 +128,19 @@ fn values_of_rust() {
         Some(("SIGSEGV".into(), Some("0x8".into())))
     );
 }
+
+#[test]
+fn the_signature_survives_rebuilds_and_address_space_randomization() {
+    let of = |name: &str, flags: &str, mode: &str| {
+        let build = format!("gcc -g {flags} $SRC/modes.c -o prog -lpthread");
+        report(name, "gcc", &build, mode).and_then(|r| r.signature)
+    };
+    let Some(first) = of("sig0", "-O0", "null") else {
+        return;
+    };
+    assert_eq!(of("sig1", "-O0", "null"), Some(first.clone()));
+    assert_eq!(of("sig2", "-O1 -DREBUILT", "null"), Some(first.clone()));
+    // Another way into the same function, and another place.
+    assert_ne!(of("sig3", "-O0", "qsort"), Some(first.clone()));
+    assert_ne!(of("sig4", "-O0", "fpe"), Some(first));
+}

@@ -140,15 +140,18 @@ impl<'a> Module<'a> {
             .iter()
             .map(|d| &d.elf)
             .chain(image)
-            .flat_map(symtab::tables)
+            .flat_map(|elf| symtab::tables(elf, self.bias))
             .collect();
         let full = |elf: &Elf<'a>| elf.section(b".symtab").is_some();
         if !self.debug.as_ref().is_some_and(|d| full(&d.elf))
             && !self.image.as_ref().is_some_and(full)
         {
             self.mini = self.image.as_ref().and_then(|e| mini_debug_info(e, files));
-            self.tables
-                .extend(self.mini.iter().flat_map(symtab::tables));
+            self.tables.extend(
+                self.mini
+                    .iter()
+                    .flat_map(|elf| symtab::tables(elf, self.bias)),
+            );
         }
     }
 

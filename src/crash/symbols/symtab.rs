@@ -28,7 +28,9 @@ pub struct Symbol<'a> {
 }
 
 /// The tables of a file: `.symtab`, `.dynsym`, or what the dynamic section tells of an image without sections.
-pub fn tables<'a>(elf: &Elf<'a>) -> Vec<Table<'a>> {
+///
+/// `bias` is that of the running image: in one taken from memory the linker has added it to the dynamic section.
+pub fn tables<'a>(elf: &Elf<'a>, bias: u64) -> Vec<Table<'a>> {
     let by_name = |name: &[u8]| {
         let section = elf.section(name)?;
         let strings = elf.sections.get(section.link as usize)?;
@@ -42,13 +44,13 @@ pub fn tables<'a>(elf: &Elf<'a>) -> Vec<Table<'a>> {
         .filter_map(by_name)
         .collect();
     if tables.is_empty() {
-        tables.extend(dynamic_table(elf));
+        tables.extend(dynamic_table(elf, bias));
     }
     tables
 }
 
 /// Without section headers the table's end is unknown; the string table is usually laid out right behind it.
-fn dynamic_table<'a>(elf: &Elf<'a>) -> Option<Table<'a>> {
+fn dynamic_table<'a>(elf: &Elf<'a>, bias: u64) -> Option<Table<'a>> {
     const DT_STRTAB: u64 = 5;
     const DT_SYMTAB: u64 = 6;
     const DT_STRSZ: u64 = 10;
@@ -60,14 +62,9 @@ fn dynamic_table<'a>(elf: &Elf<'a>) -> Option<Table<'a>> {
             .find(|e| le::u64_at(e, 0) == Some(tag))?;
         le::u64_at(entry, 8)
     };
-    // In an image taken from memory the linker has added the load bias to these.
     let at = |address: u64| {
-        let lowest = elf
-            .segments_of(crate::crash::elf::PT_LOAD)
-            .map(|s| s.address)
-            .min()?;
         elf.at_address(address)
-            .or_else(|| elf.at_address(lowest + (address & 0xff_ffff)))
+            .or_else(|| elf.at_address(address.wrapping_sub(bias)))
     };
     let (symbols, strings) = (value(DT_SYMTAB)?, value(DT_STRTAB)?);
     let strings_size = usize::try_from(value(DT_STRSZ)?).ok()?;

@@ -10,6 +10,7 @@
 pub mod aarch64;
 mod guess;
 pub mod rules;
+mod search_table;
 pub mod tables;
 pub mod x86_64;
 

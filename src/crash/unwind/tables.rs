@@ -6,10 +6,10 @@
 use crate::crash::elf::{Elf, PT_GNU_EH_FRAME, SHT_NOBITS};
 use crate::crash::machine::Machine;
 use crate::crash::unwind::rules::{Bytes, Cfa, Row, Rule};
+use crate::crash::unwind::search_table::SearchTable;
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, EhFrameHdr, FrameDescriptionEntry,
-    LittleEndian, ParsedEhFrameHdr, RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
-    Vendor,
+    BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, FrameDescriptionEntry, LittleEndian,
+    RegisterRule, UnwindContext, UnwindExpression, UnwindSection, Vendor,
 };
 use std::cell::OnceCell;
 
@@ -26,7 +26,7 @@ struct Entry {
 
 struct EhTables<'a> {
     section: EhFrame<Bytes<'a>>,
-    header: Option<ParsedEhFrameHdr<Bytes<'a>>>,
+    table: Option<SearchTable<'a>>,
     bases: BaseAddresses,
     index: OnceCell<Vec<Entry>>,
 }
@@ -132,20 +132,12 @@ impl<'a> Tables<'a> {
 
 impl<'a> EhTables<'a> {
     fn new(machine: Machine, elf: &Elf<'a>) -> Option<EhTables<'a>> {
-        let header = header_bytes(elf).and_then(|(address, bytes)| {
-            let bases = BaseAddresses::default().set_eh_frame_hdr(address);
-            Some((
-                address,
-                EhFrameHdr::new(bytes, LittleEndian).parse(&bases, 8).ok()?,
-            ))
-        });
+        let header = header_bytes(elf)
+            .and_then(|(address, bytes)| Some((address, SearchTable::parse(address, bytes)?)));
         let section = elf.section(b".eh_frame").filter(|s| s.kind != SHT_NOBITS);
         let (address, bytes) = match (section, &header) {
             (Some(section), _) => (section.address, elf.raw_section(section)?),
-            (None, Some((_, header))) => {
-                let address = header.eh_frame_ptr().direct().ok()?;
-                (address, elf.at_address(address)?)
-            }
+            (None, Some((_, table))) => (table.eh_frame, elf.at_address(table.eh_frame)?),
             (None, None) => return None,
         };
         let mut bases = BaseAddresses::default().set_eh_frame(address);
@@ -168,15 +160,15 @@ impl<'a> EhTables<'a> {
         eh_frame.set_vendor(vendor(machine));
         Some(EhTables {
             section: eh_frame,
-            header: header.map(|(_, h)| h),
+            table: header.map(|(_, table)| table).filter(|t| !t.is_empty()),
             bases,
             index: OnceCell::new(),
         })
     }
 
     fn entry(&self, address: u64) -> Option<FrameDescriptionEntry<Bytes<'a>>> {
-        if let Some(table) = self.header.as_ref().and_then(ParsedEhFrameHdr::table) {
-            let described = table.lookup(address, &self.bases).ok()?.direct().ok()?;
+        if let Some(table) = &self.table {
+            let described = table.look_up(address)?;
             // The entry that the table names may lie anywhere if the table is damaged.
             let section = self.bases.eh_frame.section;
             let offset = usize::try_from(described.checked_sub(section?)?).ok()?;
