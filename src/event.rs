@@ -3,7 +3,7 @@
 //! An event is here only if it may change a service's fate or must be answered. Everything
 //! else (lines, values) flows towards Redis as a [`crate::record::Record`].
 
-use crate::handoff::Pipes;
+use crate::handoff::{Pipes, Snapshot};
 use crate::request::{Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId};
 
@@ -15,6 +15,19 @@ pub enum Event {
     SpawnFailed { run: RunId, failure: SpawnFailure },
     /// The run's main process ended and was reaped.
     Exited { run: RunId, exit: Exit },
+    /// A process of the run is dying of a signal, and has been copied.
+    Crashed { run: RunId, snapshot: Box<Snapshot> },
+    /// The stacks that were asked for, or a sentence.
+    Stacks {
+        id: RequestId,
+        run: RunId,
+        result: Result<Box<Snapshot>, String>,
+    },
+    /// It is not traced any more, or a sentence.
+    Detached {
+        id: RequestId,
+        result: Result<(), String>,
+    },
     /// Nothing that the run started lives any more (or what is left cannot be found).
     TreeGone { run: RunId },
     /// The run's output is complete in the outbox, its end marker included.

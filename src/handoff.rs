@@ -1,11 +1,15 @@
 //! What supervise hands on to the other lines.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use std::time::Duration;
+
+use crate::event::SpawnFailure;
 use crate::record::Streams;
-use crate::service::{Exit, Pid, RunId, ServiceName};
+use crate::request::RequestId;
+use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 
 /// The read ends of a run's output, non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -65,6 +69,8 @@ pub struct Standing {
     pub restarts: u64,
     /// The last exit code (`128 + signal`); `None` before the first exit.
     pub exit: Option<i32>,
+    /// The latest crash.
+    pub crash_id: Option<String>,
     /// Unix milliseconds at which `state` began.
     pub since_ms: u64,
     /// The configured pools of the service.
@@ -176,6 +182,141 @@ impl Tally {
     }
 }
 
+/// A process as it stood at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub pid: Pid,
+    /// What it is about to die of; `None` where its stacks were asked for.
+    pub signal: Option<Signal>,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Where it happened, as far as that is known without an analysis: equal for the same place in the same program.
+    pub site: String,
+    /// A small ELF core file.
+    pub core: Vec<u8>,
+    /// What could not be captured.
+    pub trouble: Option<String>,
+}
+
+/// supervise → crash: to be analysed, kept and reported.
+#[derive(Debug)]
+pub struct Dying {
+    pub service: ServiceName,
+    pub streams: Arc<Streams>,
+    pub crash_id: String,
+    pub snapshot: Box<Snapshot>,
+    /// Who asked for it; `None` for a crash.
+    pub asked: Option<RequestId>,
+}
+
+/// What the main thread needs of the crash line, to hold and copy processes. Every call comes from the thread that
+/// forks and waits.
+pub trait Tracer: Send {
+    /// Attaches to a child that waits at its gate; `forks`: also to what it will fork. The error is an errno.
+    fn seize(&mut self, pid: Pid, forks: bool) -> Result<(), i32>;
+
+    /// A thread has stopped, as the status of wait4(2) tells: it is let go, and copied first where it is about to
+    /// die. Ends of threads that were noticed meanwhile are added to `ended`, as wait4(2) told them.
+    fn stopped(
+        &mut self,
+        tid: Pid,
+        status: i32,
+        ended: &mut Vec<(Pid, i32)>,
+    ) -> Option<Box<Snapshot>>;
+
+    /// The stacks of a process that goes on. The error is a sentence.
+    fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String>;
+
+    /// Leaves a process alone from now on, so that another tracer may attach.
+    fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String>;
+
+    /// The process has ended.
+    fn forget(&mut self, pid: Pid);
+}
+
+/// A process of the agent's own beside the services, started and reaped by the main thread.
+pub struct Helper {
+    /// Absolute.
+    pub executable: String,
+    pub args: Vec<String>,
+    pub nice: i32,
+    /// It is killed when it takes longer.
+    pub limit: Duration,
+    /// Called on the main thread: it must not block.
+    pub tell: Box<dyn FnMut(HelperEvent) + Send>,
+}
+
+#[derive(Debug)]
+pub enum HelperEvent {
+    Started(Pipes),
+    Failed(SpawnFailure),
+    Ended(Exit),
+}
+
+impl std::fmt::Debug for Helper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Helper({} {:?})", self.executable, self.args)
+    }
+}
+
+/// Starts one: handed to the line that needs it.
+pub type StartHelper = Box<dyn Fn(Helper) + Send + Sync>;
+
+/// The last lines of a service, for its crash report. Bounded; costs a short copy for each of the last lines of a
+/// chunk, and no allocation once it has grown.
+#[derive(Debug, Default)]
+pub struct Recent {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    text: Vec<u8>,
+    /// Bytes of each line, and when it was read (Unix milliseconds).
+    lines: Vec<(usize, u64)>,
+}
+
+impl Recent {
+    pub const LINES: usize = 100;
+    /// Of a longer line, its beginning.
+    const LINE_BYTES: usize = 512;
+    /// Older ones are let go when there are this many.
+    const MOST: usize = 3 * Recent::LINES;
+
+    /// Lines of one moment, in order.
+    pub fn keep<'l>(&self, at_ms: u64, lines: impl ExactSizeIterator<Item = &'l [u8]>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kept { text, lines: sizes } = &mut *kept;
+        let skipped = lines.len().saturating_sub(Recent::LINES);
+        for line in lines.skip(skipped) {
+            let line = line.get(..Recent::LINE_BYTES).unwrap_or(line);
+            text.extend_from_slice(line);
+            sizes.push((line.len(), at_ms));
+        }
+        if sizes.len() >= Recent::MOST {
+            let old = sizes.len() - Recent::LINES;
+            let bytes: usize = sizes.drain(..old).map(|(size, _)| size).sum();
+            text.drain(..bytes);
+        }
+    }
+
+    /// At most [`Recent::LINES`], none read after `until_ms`.
+    pub fn until(&self, until_ms: u64) -> Vec<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = 0;
+        let mut found = Vec::new();
+        for (size, read_ms) in &kept.lines {
+            if *read_ms <= until_ms {
+                let line = kept.text.get(at..at + size).unwrap_or_default();
+                found.push(String::from_utf8_lossy(line).into_owned());
+            }
+            at += size;
+        }
+        let old = found.len().saturating_sub(Recent::LINES);
+        found.split_off(old)
+    }
+}
+
 /// sink → supervise (for status): how delivery stands. Published as a latest value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkGauge {
@@ -202,4 +343,30 @@ pub struct ServiceGauge {
     pub fds: u64,
     /// Category → health, sorted by category.
     pub health: std::collections::BTreeMap<String, i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let recent = Recent::default();
+        for number in 0..1000u64 {
+            let line = format!("line {number}");
+            recent.keep(number, [line.as_bytes()].into_iter());
+        }
+        let found = recent.until(u64::MAX);
+        assert_eq!(found.len(), Recent::LINES);
+        assert_eq!(found.last().map(String::as_str), Some("line 999"));
+        assert_eq!(
+            recent.until(950).last().map(String::as_str),
+            Some("line 950")
+        );
+        let many: Vec<Vec<u8>> = (0..5000).map(|n| vec![b'x'; n]).collect();
+        recent.keep(1, many.iter().map(Vec::as_slice));
+        assert_eq!(recent.until(u64::MAX)[0].len(), Recent::LINE_BYTES);
+        let kept = recent.kept.lock().expect("no panic");
+        assert!(kept.text.len() <= Recent::MOST * Recent::LINE_BYTES);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::handoff::Tally;
+use crate::handoff::{Recent, Tally};
 use crate::service::{Exit, Pid, Signal};
 
 /// What travels through the outbox to the sink.
@@ -29,6 +29,7 @@ pub struct Streams {
     name: Arc<str>,
     pub trim: Trim,
     pub tally: Tally,
+    pub recent: Recent,
 }
 
 impl Streams {
@@ -37,6 +38,7 @@ impl Streams {
             name: stream_name.into(),
             trim,
             tally: Tally::default(),
+            recent: Recent::default(),
         })
     }
 

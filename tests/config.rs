@@ -359,7 +359,7 @@ fn what_is_promised_and_not_built_is_said_so() {
         r#"[redis]
 url = "rediss://db:6379"
 [crash]
-capture = "auto"
+capture = "core"
 [service.a]
 executable = "/a"
 type = "notify"
@@ -372,9 +372,9 @@ agent.toml:2:7: TLS is not in this version of the agent yet
     2 | url = "rediss://db:6379"
       |       ^^^^^^^^^^^^^^^^^^ use redis://, or a local TLS proxy
 
-agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
-    4 | capture = "auto"
-      |           ^^^^^^ take it out for now
+agent.toml:4:11: capture by core_pattern is not in this version of the agent yet
+    4 | capture = "core"
+      |           ^^^^^^ use "auto" for now
 
 agent.toml:7:8: the type `notify` is not in this version of the agent yet
     7 | type = "notify"

@@ -21,7 +21,7 @@ use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
 use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
-use super::{single, units};
+use super::{crash, single, units};
 use crate::service::ServiceName;
 
 /// Where native files are included from when `[agent] include` does not say.
@@ -150,7 +150,8 @@ fn native(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Con
         cx.layout.set(path.clone(), entry.place);
         let fields = Fields::open(cx, table, keys::SERVICE, &path);
         let max_len = config.redis.max_len;
-        let service = service::read(cx, name, &fields, entry.place, max_len, &mut references);
+        let mut service = service::read(cx, name, &fields, entry.place, max_len, &mut references);
+        service.capture = crash::of_service(cx, &fields, config.crash.tracing);
         services.push(service);
     }
     together(cx, &services, &references);
@@ -165,8 +166,8 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let agent = self::agent(cx, &agent, environment);
     let redis = fields.inner(cx, "redis");
     let redis = redis::read(cx, &redis, environment, Precedence::Environment);
-    // Opened for its diagnostics: none of its keys is built yet.
-    fields.inner(cx, "crash");
+    let crash = fields.inner(cx, "crash");
+    let crash = crash::read(cx, &crash);
     let health = fields.inner(cx, "health");
     let spool = fields.inner(cx, "spool");
     let memory = spool.size(cx, "memory", MIN_MEMORY..=MAX_MEMORY);
@@ -176,6 +177,7 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
         spool: Spool {
             memory: memory.unwrap_or(8 << 20),
         },
+        crash,
         health: Health {
             compute: health.flag("compute").unwrap_or(true),
         },

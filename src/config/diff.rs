@@ -123,6 +123,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         process,
         max_line,
         trim,
+        capture,
         pools,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
@@ -142,6 +143,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         // A run's lines are cut and trimmed as its start said.
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
+        (*capture == new.capture, "crash", Restart),
         (*pools == new.pools, "health", Live),
     ]);
     changed.extend(started_with(process, &new.process));
@@ -209,6 +211,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         agent,
         redis,
         spool: Spool { memory },
+        // Its tracing is each service's own.
+        crash,
         health: Health { compute },
         services: _,
     } = old;
@@ -262,6 +266,17 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         (
             *key_prefix == there.key_prefix,
             "redis.key_prefix",
+            AgentRestart,
+        ),
+        (crash.keep == new.crash.keep, "crash.keep", AgentRestart),
+        (
+            crash.max_size == new.crash.max_size,
+            "crash.max_size",
+            AgentRestart,
+        ),
+        (
+            crash.debug_dirs == new.crash.debug_dirs,
+            "crash.debug_dirs",
             AgentRestart,
         ),
         (*memory == new.spool.memory, "spool.memory", AgentRestart),

@@ -21,7 +21,7 @@ use super::kind::show;
 use super::nearest::nearest;
 use super::process;
 use super::units::Wrong;
-use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
+use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
 
 /// `after` or `requires`: this service names that one, here.
 #[derive(Clone, Debug)]
@@ -69,6 +69,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         process: Process::default(),
         max_line: 256 << 10,
         trim: Trim { max_len },
+        capture: Tracing::default(),
         pools: Arc::from([]),
     }
 }

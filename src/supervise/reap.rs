@@ -20,14 +20,17 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
+use super::aside::Aside;
 use super::prepare::Inherited;
 use super::spawn::{self, PipeSize};
 use super::tree::{self, Census, Identity};
-use crate::config::Service;
+use crate::config::{Capture, Service};
 use crate::event::Event;
+use crate::handoff::{Helper, Tracer};
+use crate::request::RequestId;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
     Spawn { run: RunId, service: Arc<Service> },
@@ -36,6 +39,12 @@ pub enum Order {
     /// SIGKILL to everything the run started, again until nothing is left. Answered, once
     /// the main process has been reaped, by `TreeGone`.
     KillTree { run: RunId },
+    /// Start a process of the agent's own.
+    Help(Helper),
+    /// Copy a running process. Answered by `Stacks`.
+    Copy { id: RequestId, run: RunId },
+    /// Trace the run no more. Answered by `Detached`.
+    Detach { id: RequestId, run: RunId },
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -67,19 +76,27 @@ impl Orders {
 pub struct Reaper {
     shared: Arc<Shared>,
     sigchld: UnixStream,
-    inherited: Inherited,
+    pub(super) inherited: Inherited,
     own_pid: Pid,
-    runs: HashMap<RunId, Run>,
-    by_pid: HashMap<Pid, RunId>,
+    pub(super) runs: HashMap<RunId, Run>,
+    pub(super) by_pid: HashMap<Pid, RunId>,
+    /// Without one nothing is traced.
+    pub(super) tracer: Option<Box<dyn Tracer>>,
+    /// That tracing is not permitted has been told.
+    pub(super) told_untraced: bool,
+    /// Ends that were noticed before their turn, as wait4(2) tells them.
+    pub(super) ended: Vec<(Pid, i32)>,
+    /// Processes of our own.
+    pub(super) aside: HashMap<Pid, Aside>,
     /// Strays that belong to nobody we know: each is told once.
     told: HashSet<Identity>,
 }
 
 /// A run whose process lives, or whose tree is being ended.
-struct Run {
-    service: ServiceName,
-    pid: Pid,
-    reaped: bool,
+pub(super) struct Run {
+    pub(super) service: ServiceName,
+    pub(super) pid: Pid,
+    pub(super) reaped: bool,
     piped: usize,
     /// What was seen below it when it was last signalled.
     seen: HashSet<Identity>,
@@ -134,6 +151,10 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         own_pid: own.as_raw_nonzero().get(),
         runs: HashMap::new(),
         by_pid: HashMap::new(),
+        tracer: None,
+        told_untraced: false,
+        ended: Vec::new(),
+        aside: HashMap::new(),
         told: HashSet::new(),
     };
     Ok((Orders { shared }, reaper))
@@ -155,6 +176,11 @@ enum Flow {
 }
 
 impl Reaper {
+    /// From now on services are traced by it, as far as they ask for it and it is permitted.
+    pub fn trace_with(&mut self, tracer: Box<dyn Tracer>) {
+        self.tracer = Some(tracer);
+    }
+
     /// Runs until the order `Quit`.
     pub fn run(mut self, inbox: Sender<Event>) {
         loop {
@@ -164,17 +190,21 @@ impl Reaper {
                 break;
             }
             self.end_trees(&inbox);
+            self.end_slow_helpers();
         }
         self.kill_everything();
     }
 
     /// Until a child ended, an order came, or a tree wants another look.
     fn wait(&self) {
+        let soon = (!self.ended.is_empty()).then(Instant::now);
         let next = self
             .runs
             .values()
             .filter_map(|run| run.ending.as_ref())
             .map(|ending| ending.again_at)
+            .chain(self.aside.values().map(|aside| aside.until))
+            .chain(soon)
             .min();
         let timeout = next.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -196,21 +226,15 @@ impl Reaper {
         let _ = rustix::io::read(&self.shared.bell, &mut rung[..8]);
     }
 
-    /// Everyone who has ended: main processes of runs, and orphans that were adopted.
+    /// Everyone who has ended: main processes of runs, and orphans that were adopted. Who has only stopped goes on.
     fn reap(&mut self, inbox: &Sender<Event>) {
         loop {
-            let mut status = 0;
-            // SAFETY: writes the status; no resource usage wanted.
-            let pid = unsafe {
-                libc::wait4(
-                    -1,
-                    &mut status,
-                    libc::__WALL | libc::WNOHANG,
-                    std::ptr::null_mut(),
-                )
-            };
-            if pid <= 0 {
+            let Some((pid, status)) = self.ended.pop().or_else(next_status) else {
                 return;
+            };
+            if libc::WIFSTOPPED(status) {
+                self.stopped(pid, status, inbox);
+                continue;
             }
             let exit = if libc::WIFSIGNALED(status) {
                 Exit::Signal(Signal(libc::WTERMSIG(status)))
@@ -219,6 +243,13 @@ impl Reaper {
             } else {
                 continue;
             };
+            if let Some(tracer) = &mut self.tracer {
+                tracer.forget(pid);
+            }
+            if let Some(aside) = self.aside.remove(&pid) {
+                aside.ended(exit);
+                continue;
+            }
             let Some(run) = self.by_pid.remove(&pid) else {
                 debug!("reaped orphan {pid}");
                 continue;
@@ -250,6 +281,9 @@ impl Reaper {
                 Some(Order::Spawn { run, service }) => self.spawn(run, &service, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
+                Some(Order::Help(helper)) => self.help(helper),
+                Some(Order::Copy { id, run }) => self.copy(id, run, inbox),
+                Some(Order::Detach { id, run }) => self.detach(id, run, inbox),
             }
         }
     }
@@ -261,8 +295,19 @@ impl Reaper {
         } else {
             (PipeSize::Kernel, 0)
         };
-        let event = match spawn::start(&self.inherited, service, size) {
-            Ok((pid, pipes)) => {
+        let tracer = match (&mut self.tracer, service.capture.how) {
+            (Some(tracer), Capture::Auto | Capture::Ptrace) => Some(&mut **tracer),
+            (None, _) | (_, Capture::Off) => None,
+        };
+        let event = match spawn::start(&self.inherited, service, size, tracer.map(|t| t as _)) {
+            Ok(spawn::Started {
+                pid,
+                pipes,
+                untraced,
+            }) => {
+                if let Some(errno) = untraced {
+                    self.tell_untraced(service, errno);
+                }
                 self.by_pid.insert(pid, run);
                 let entry = Run {
                     service: service.name.clone(),
@@ -369,7 +414,7 @@ impl Reaper {
         };
         let (mut found, mut hidden) = (Vec::new(), Vec::new());
         for child in census.children(self.own_pid) {
-            if self.by_pid.contains_key(&child) {
+            if self.by_pid.contains_key(&child) || self.aside.contains_key(&child) {
                 continue;
             }
             let Some(stat) = tree::stat(child).filter(|stat| !stat.dead) else {
@@ -431,6 +476,21 @@ impl Reaper {
     }
 }
 
+/// The next child that ended or stopped, as wait4(2) tells it.
+fn next_status() -> Option<(Pid, i32)> {
+    let mut status = 0;
+    // SAFETY: writes the status; no resource usage wanted.
+    let pid = unsafe {
+        libc::wait4(
+            -1,
+            &mut status,
+            libc::__WALL | libc::WNOHANG,
+            std::ptr::null_mut(),
+        )
+    };
+    (pid > 0).then_some((pid, status))
+}
+
 fn note_descendants(census: &Census, run: &mut Run) {
     run.seen
         .retain(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id));
@@ -440,7 +500,7 @@ fn note_descendants(census: &Census, run: &mut Run) {
 }
 
 /// Waits where the inbox is full: the supervisor catches up, or has ended.
-fn tell(inbox: &Sender<Event>, event: Event) {
+pub(super) fn tell(inbox: &Sender<Event>, event: Event) {
     if inbox.blocking_send(event).is_err() {
         debug!("nobody listens any more");
     }

@@ -10,16 +10,17 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::child::{self, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
+use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
 pub use super::prepare::Inherited;
-use super::prepare::{Ends, failed, failed_io, prepare};
+use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 use crate::config::Service;
 use crate::event::SpawnFailure;
-use crate::handoff::Pipes;
+use crate::handoff::{Helper, Pipes, Tracer};
 use crate::service::Pid;
 
 /// Bytes that each pipe of a run is enlarged to, or the kernel's 64 KiB.
@@ -29,6 +30,14 @@ pub enum PipeSize {
     Bytes(usize),
 }
 
+/// How a start ended.
+pub struct Started {
+    pub pid: Pid,
+    pub pipes: Pipes,
+    /// Why the tracer could not attach (errno); `None` also where none was wanted.
+    pub untraced: Option<i32>,
+}
+
 /// Starts the service's process and waits until its `exec` has succeeded or failed.
 ///
 /// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
@@ -36,23 +45,122 @@ pub fn start(
     inherited: &Inherited,
     service: &Service,
     size: PipeSize,
-) -> Result<(Pid, Pipes), SpawnFailure> {
+    tracer: Option<&mut dyn Tracer>,
+) -> Result<Started, SpawnFailure> {
+    let (pipes, child) = output_pipes(size)?;
+    let (report, report_child) = pipe()?;
+    let mut program = prepare(inherited, service, &child.ends(inherited, &report_child))?;
+    let Some(tracer) = tracer else {
+        let pid = fork(&program)?;
+        drop((child, report_child));
+        return match read_report(report) {
+            None => Ok(Started {
+                pid,
+                pipes,
+                untraced: None,
+            }),
+            Some(failure) => Err(describe(service, &program, failure)),
+        };
+    };
+    let (gate, opener) = pipe()?;
+    program.gate = Some(Gate {
+        read: gate.as_raw_fd(),
+        write: opener.as_raw_fd(),
+    });
+    let pid = fork(&program)?;
+    drop((child, report_child, gate));
+    // Before the child changes its user: afterwards that needs a privilege.
+    let untraced = tracer.seize(pid, service.capture.forks).err();
+    let _ = rustix::io::write(&opener, &[1]);
+    drop(opener);
+    if untraced.is_none() {
+        attend_until_told(&report, pid, tracer);
+    }
+    match read_report(report) {
+        None => Ok(Started {
+            pid,
+            pipes,
+            untraced,
+        }),
+        Some(failure) => Err(describe(service, &program, failure)),
+    }
+}
+
+/// Starts a process of the agent's own.
+pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipes), SpawnFailure> {
+    let (pipes, child) = output_pipes(PipeSize::Kernel)?;
+    let (report, report_child) = pipe()?;
+    let ends = child.ends(inherited, &report_child);
+    let program = prepare_helper(inherited, helper, &ends)?;
+    let pid = fork(&program)?;
+    drop((child, report_child));
+    match read_report(report) {
+        None => Ok((pid, pipes)),
+        Some((_, _, errno)) => Err(SpawnFailure {
+            stage: format!("executing {}", helper.executable),
+            errno,
+        }),
+    }
+}
+
+/// The child's ends of its output.
+struct Output {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Output {
+    fn ends(&self, inherited: &Inherited, report: &OwnedFd) -> Ends {
+        Ends {
+            stdin: inherited.null.as_raw_fd(),
+            stdout: self.stdout.as_raw_fd(),
+            stderr: self.stderr.as_raw_fd(),
+            report: report.as_raw_fd(),
+        }
+    }
+}
+
+fn output_pipes(size: PipeSize) -> Result<(Pipes, Output), SpawnFailure> {
     let (stdout, stdout_child) = output_pipe(size)?;
     let (stderr, stderr_child) = output_pipe(size)?;
-    let (report, report_child) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))?;
-    let ends = Ends {
-        stdin: inherited.null.as_raw_fd(),
-        stdout: stdout_child.as_raw_fd(),
-        stderr: stderr_child.as_raw_fd(),
-        report: report_child.as_raw_fd(),
+    let child = Output {
+        stdout: stdout_child,
+        stderr: stderr_child,
     };
-    let program = prepare(inherited, service, &ends)?;
-    let pid = fork(&program)?;
-    drop((stdout_child, stderr_child, report_child));
-    match read_report(report) {
-        None => Ok((pid, Pipes { stdout, stderr })),
-        Some(failure) => Err(describe(service, &program, failure)),
+    Ok((Pipes { stdout, stderr }, child))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))
+}
+
+/// A traced child that stops before its `exec` (a program that the kernel cannot load dies of SIGSEGV there) would
+/// wait for us, and we for its report.
+fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
+    const LOOK: rustix::event::Timespec = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    loop {
+        let mut told = [PollFd::new(report, PollFlags::IN)];
+        match poll(&mut told, Some(&LOOK)) {
+            Ok(0) => {}
+            Err(Errno::INTR) => continue,
+            Ok(_) | Err(_) => return,
+        }
+        // Only a stop is taken: its end is the reaper's.
+        // SAFETY: plain data, valid when zeroed, which the call writes.
+        let status = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+            let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
+            if done != 0 || info.si_pid() == 0 {
+                continue;
+            }
+            info.si_status()
+        };
+        // Nothing is copied here: there is no program yet. As wait4(2) would have told it.
+        let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
     }
 }
 

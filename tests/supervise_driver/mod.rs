@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use jettison_agent::backoff::Backoff;
 use jettison_agent::config::{
-    Agent, Config, Endpoint, Health, Identity, Kind, Limit, OnFailed, Process, Redis, Restart,
-    Scheduling, Service, Spool, StartLimit, Stop,
+    Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Process, Redis,
+    Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
@@ -199,6 +199,7 @@ fn supervise(
         feed,
         standings,
         words,
+        dying: tokio::sync::mpsc::channel(1).0,
         replies,
         sink,
         health,
@@ -331,6 +332,12 @@ fn config_from(json: &Value) -> Config {
             max_len: 1000,
         },
         spool: Spool { memory: 1 << 20 },
+        crash: Crash {
+            tracing: Tracing::default(),
+            keep: 0,
+            max_size: 0,
+            debug_dirs: Vec::new(),
+        },
         health: Health { compute: true },
         services: json["services"]
             .as_array()
@@ -397,6 +404,7 @@ fn service_from(json: &Value) -> Service {
         process: process_from(json),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        capture: Default::default(),
         pools: Arc::new([]),
     }
 }

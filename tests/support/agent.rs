@@ -1,5 +1,8 @@
 //! The real binary, run in a scratch folder of its own.
 
+// Each test file uses its part.
+#![allow(dead_code)]
+
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
