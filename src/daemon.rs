@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, Identity};
-use crate::control::bind::{self, BindError, Bound};
+use crate::control::bind::{self, BindError, Bound, Place};
 use crate::control::peer::Access;
 use crate::control::server;
 use crate::crash::capture::Ptrace;
@@ -21,9 +21,10 @@ use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::device::Device;
 use crate::record::Record;
+use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
-use crate::supervise::run::Hands;
+use crate::supervise::run::{Hands, Manner};
 use crate::{crash, health, logs, signals, sink, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
@@ -46,12 +47,49 @@ pub enum Outlet {
     Shown(fn(&Record)),
 }
 
+/// How the agent appears: as itself, or as the wrapper of one application.
+pub struct Guise {
+    /// The control socket is `<socket>.sock`.
+    pub socket: String,
+    /// Its second name.
+    pub alias: Option<&'static str>,
+    pub manner: Manner,
+    pub farewell: Farewell,
+    /// Hears what happens, as it happens.
+    pub told: Box<dyn FnMut(News<'_>) + Send>,
+}
+
+/// What a guise may want to tell in its own words.
+pub enum News<'g> {
+    /// Delivery stands otherwise than before.
+    Redis(&'g SinkGauge),
+    /// The supervisor has ended, with this exit code; delivery goes on.
+    Ended(i32),
+}
+
+impl Guise {
+    pub fn agent() -> Guise {
+        Guise {
+            socket: "agent".to_owned(),
+            alias: None,
+            manner: Manner::Agent,
+            farewell: sink::run::FAREWELL,
+            told: Box::new(|_| {}),
+        }
+    }
+}
+
 /// Runs the agent until it is told to end, or its `main` service does. Returns the exit code.
 ///
 /// Must be called on the main thread, before any other thread exists.
 pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
-    let bound = match place(&config) {
-        Ok(bound) => bound,
+    run_as(Guise::agent(), config, reload, outlet)
+}
+
+/// [`run`] in another guise.
+pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i32 {
+    let places = match place(&config, &guise) {
+        Ok(places) => places,
         Err(error) => {
             tracing::error!("{error}");
             return 1;
@@ -70,7 +108,8 @@ pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
         config,
         reload,
         outlet,
-        bound,
+        guise,
+        places,
         orders: orders.clone(),
         inbox_in: inbox_in.clone(),
         inbox,
@@ -97,8 +136,14 @@ pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
 /// Loads the configuration anew, or says in words why that cannot be.
 pub type Reload = Box<dyn Fn() -> Result<Config, String> + Send>;
 
-/// The control socket, in the runtime folder or, where that cannot be, in a place of our own.
-fn place(config: &Config) -> Result<Option<Bound>, BindError> {
+/// The control socket and its second name.
+struct Places {
+    bound: Option<Bound>,
+    alias: Option<Place>,
+}
+
+/// In the runtime folder or, where that cannot be, in a place of our own.
+fn place(config: &Config, guise: &Guise) -> Result<Places, BindError> {
     let group = config.agent.group.as_deref().and_then(|name| {
         let found = group_id(name);
         if found.is_none() {
@@ -110,21 +155,43 @@ fn place(config: &Config) -> Result<Option<Bound>, BindError> {
         config.agent.runtime_dir.clone(),
         crate::control::client::temporary_folder(),
     ];
-    let mut last = None;
+    let mut places = Places {
+        bound: None,
+        alias: None,
+    };
     for folder in &folders {
-        match bind::bind(folder, "agent", group) {
-            Ok(bound) => return Ok(Some(bound)),
-            Err(another @ BindError::Another { .. }) => return Err(another),
-            Err(unusable @ BindError::Unusable { .. }) => {
-                tracing::warn!("no control socket in {}: {unusable}", folder.display());
-                last = Some(folder);
+        match bind::bind(folder, &guise.socket, group) {
+            Ok(bound) => {
+                places.alias = guise.alias.and_then(|name| second(&bound.place, name));
+                places.bound = Some(bound);
+                return Ok(places);
             }
+            Err(another @ BindError::Another { .. }) => match guise.manner {
+                Manner::Agent => return Err(another),
+                // Two applications of one stream were always allowed.
+                Manner::Wrapp => {
+                    tracing::warn!("{another}: running without a control socket");
+                    return Ok(places);
+                }
+            },
+            Err(unusable @ BindError::Unusable { .. }) => match guise.manner {
+                Manner::Agent => {
+                    tracing::warn!("no control socket in {}: {unusable}", folder.display());
+                }
+                Manner::Wrapp => {
+                    tracing::info!("no control socket in {}: {unusable}", folder.display());
+                }
+            },
         }
     }
-    if last.is_some() {
-        tracing::warn!("running without a control socket: agent status and --probe find nobody");
-    }
-    Ok(None)
+    tracing::warn!("running without a control socket: agent status and --probe find nobody");
+    Ok(places)
+}
+
+fn second(place: &Place, name: &str) -> Option<Place> {
+    bind::alias(place, name)
+        .inspect_err(|error| tracing::info!("no second name for the control socket: {error}"))
+        .ok()
 }
 
 /// By name or number.
@@ -142,7 +209,8 @@ struct House {
     config: Config,
     reload: Reload,
     outlet: Outlet,
-    bound: Option<Bound>,
+    guise: Guise,
+    places: Places,
     orders: Orders,
     inbox_in: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
@@ -180,7 +248,11 @@ impl House {
         let settings = Settings::of(&self.config);
 
         let inbox = self.inbox_in;
-        if let Err(error) = signals::forward(inbox.clone()) {
+        let heard = match self.guise.manner {
+            Manner::Agent => signals::forward(inbox.clone()),
+            Manner::Wrapp => signals::forward_all(inbox.clone()),
+        };
+        if let Err(error) = heard {
             tracing::error!("signals to the agent cannot be heard: {error}");
         }
         let logs = tokio::spawn(logs::run::run_bounded(
@@ -213,7 +285,7 @@ impl House {
             )
             .await;
         });
-        let (socket, server) = match self.bound {
+        let (socket, server) = match self.places.bound {
             Some(bound) => {
                 let (listener, place) = (bound.listener, bound.place);
                 (
@@ -223,8 +295,9 @@ impl House {
             }
             None => (None, None),
         };
-        let sink = match self.outlet {
-            Outlet::Redis => tokio::spawn(sink::run::run(
+        let mut sink = match self.outlet {
+            Outlet::Redis => tokio::spawn(sink::run::run_until(
+                self.guise.farewell,
                 settings.redis,
                 settings.spool,
                 lines_out,
@@ -235,7 +308,10 @@ impl House {
             Outlet::Shown(show) => tokio::spawn(show_all(lines_out, words_out, show)),
         };
         drop(inbox);
+        let mut gauge = sink_seen.clone();
+        let mut told = self.guise.told;
         let hands = Hands {
+            manner: self.guise.manner,
             inbox: self.inbox,
             orders: self.orders,
             feed,
@@ -247,7 +323,9 @@ impl House {
             health: health_seen,
             reload: self.reload,
         };
-        let code = supervise::run::run(self.config, hands).await;
+        let supervised = supervise::run::run(self.config, hands);
+        let code = hearing(supervised, &mut gauge, &mut told).await;
+        told(News::Ended(code));
 
         // The supervisor dropped its ends: each loop below ends when it has done its part.
         let _ = logs.await;
@@ -255,7 +333,7 @@ impl House {
         if tokio::time::timeout(LAST_CRASHES, crash).await.is_err() {
             tracing::warn!("the last crashes were not all analysed");
         }
-        match sink.await {
+        match hearing(&mut sink, &mut gauge, &mut told).await {
             Ok(0) | Err(_) => {}
             Ok(lost) => {
                 tracing::warn!("Redis is away: {lost} entries could not be delivered and are lost")
@@ -264,8 +342,29 @@ impl House {
         if let Some(server) = server {
             server.abort();
         }
-        drop(socket);
+        drop((socket, self.places.alias));
         code
+    }
+}
+
+/// Waits for `what`, and tells meanwhile how delivery stands.
+async fn hearing<T>(
+    what: impl Future<Output = T>,
+    gauge: &mut watch::Receiver<SinkGauge>,
+    told: &mut (dyn FnMut(News<'_>) + Send),
+) -> T {
+    tokio::pin!(what);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            // The last change comes with the end: it is told first.
+            biased;
+            changed = gauge.changed(), if open => match changed {
+                Ok(()) => told(News::Redis(&gauge.borrow_and_update())),
+                Err(_) => open = false,
+            },
+            outcome = &mut what => return outcome,
+        }
     }
 }
 

@@ -81,8 +81,32 @@ where
         if let Some(service) = &words.service {
             write!(out, "[{service}] ")?;
         }
-        writeln!(out, "{}{}", words.message, words.others)
+        writeln!(out, "{}{}", plain(&words.message), plain(&words.others))
     }
+}
+
+/// The text without the ` (os error 13)` that std appends to the system's words: a reader
+/// has the words already.
+pub fn plain(text: &str) -> String {
+    const TAG: &str = " (os error ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(TAG) {
+        out.push_str(before);
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        rest = match after
+            .get(digits..)
+            .and_then(|after| after.strip_prefix(')'))
+        {
+            Some(after) => after,
+            None => {
+                out.push_str(TAG);
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The severity of syslog(3).
@@ -117,6 +141,20 @@ impl Visit for Words {
             "message" => self.message = format!("{value:?}"),
             "service" => self.service = Some(format!("{value:?}").trim_matches('"').to_owned()),
             name => self.others.push_str(&format!(" {name}={value:?}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn numbers_of_errors_go_and_nothing_else() {
+        let error = std::io::Error::from_raw_os_error(13);
+        assert_eq!(plain(&format!("a: {error}; b")), "a: Permission denied; b");
+        for text in ["", "no tag", "x (os error y)", "x (os error 13"] {
+            assert_eq!(plain(text), text);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::handoff::{Pipes, Snapshot};
 use crate::request::{Request, RequestId};
-use crate::service::{Exit, Pid, RunId, ServiceId};
+use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
 #[derive(Debug)]
 pub enum Event {
@@ -57,6 +57,8 @@ pub enum AgentSignal {
     Shutdown,
     /// HUP.
     Reload,
+    /// It is the wrapped application's (section 4).
+    Forward(Signal),
 }
 
 /// Why a process could not be started: the stage that failed and its errno.

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
-use jettison_agent::config::load::{self, Environment};
-use jettison_agent::config::{Config, Loaded};
-use jettison_agent::{cli, crash, daemon, demo, diag, names, query};
+use jettison_agent::config::diagnose::Diagnostics;
+use jettison_agent::config::load::{self, Environment, Standard};
+use jettison_agent::config::{Config, Form, Loaded, Restart};
+use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
 
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
@@ -25,25 +26,39 @@ fn main() -> ExitCode {
 fn perform(command: Command) -> i32 {
     match command {
         Command::Run { config } => run(config.as_deref()),
-        Command::RunCommand { redis, name, argv } => {
-            run_command(redis.as_deref(), name.as_deref(), &argv)
-        }
+        Command::RunCommand {
+            redis,
+            name,
+            restart,
+            argv,
+        } => run_command(redis.as_deref(), name.as_deref(), restart, &argv),
         Command::Check { config } => check(config.as_deref()),
         Command::Health { args } => query::main(&args, redis_of),
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
         Command::Symbolize { args } => crash::examine::main(&args),
-        Command::Wrapp { .. } => complain("agent: not in this version\n", 2),
+        Command::Wrapp { args } => wrapp::main(&args),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
 }
 
 fn run(path: Option<&Path>) -> i32 {
     diag::start("info");
-    let loaded = match load::load(path, &Environment::read()) {
+    let environment = Environment::read();
+    if path.is_none() && environment.config.is_none() {
+        match load::standard() {
+            Standard::File => {}
+            Standard::Command => {
+                return run_words(None, None, None, &[load::DEFAULT_COMMAND.to_owned()]);
+            }
+            Standard::Nothing { .. } if environment.maintenance.is_some() => {}
+            Standard::Nothing { almost } => return idle(&missing(almost), environment),
+        }
+    }
+    let loaded = match load::load(path, &environment) {
         Ok(loaded) => loaded,
-        Err(problems) => return complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
         return complain(
@@ -51,16 +66,56 @@ fn run(path: Option<&Path>) -> i32 {
             2,
         );
     }
+    supervise(loaded, again(path))
+}
+
+fn again(path: Option<&Path>) -> daemon::Reload {
     let path = path.map(Path::to_owned);
-    let again = move || {
+    Box::new(move || {
         load::load(path.as_deref(), &Environment::read())
             .map(|loaded| loaded.config)
             .map_err(|problems| problems.to_string())
-    };
-    supervise(loaded, Box::new(again))
+    })
 }
 
-fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i32 {
+fn missing(almost: bool) -> String {
+    let command = match almost {
+        true => "is not executable",
+        false => "does not exist",
+    };
+    format!(
+        "nothing to supervise: {} does not exist, and {} {command}; \
+         AGENT_CONFIG or --config names another file, agent run -- COMMAND one command",
+        load::DEFAULT_PATH,
+        load::DEFAULT_COMMAND
+    )
+}
+
+/// PID 1 waits, so that a container stays there to be looked into, and takes a configuration
+/// that is put there later (HUP). Elsewhere nobody would notice: an error.
+fn idle(missing: &str, environment: Environment) -> i32 {
+    if std::process::id() != 1 {
+        return complain(&format!("agent: {missing}\n"), 2);
+    }
+    let waiting = Environment {
+        maintenance: Some("1".into()),
+        ..environment
+    };
+    match load::load(None, &waiting) {
+        Ok(loaded) => {
+            tracing::warn!("{missing}. Waiting; HUP looks again");
+            supervise(loaded, again(None))
+        }
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
+    }
+}
+
+fn run_command(
+    redis: Option<&str>,
+    name: Option<&str>,
+    restart: Option<Restart>,
+    argv: &[OsString],
+) -> i32 {
     diag::start("info");
     let Some(words) = argv
         .iter()
@@ -69,12 +124,21 @@ fn run_command(redis: Option<&str>, name: Option<&str>, argv: &[OsString]) -> i3
     else {
         return complain("agent: the command's words must be UTF-8\n", 2);
     };
-    match load::from_command(&words, redis, name, &Environment::read()) {
+    run_words(redis, name, restart, &words)
+}
+
+fn run_words(
+    redis: Option<&str>,
+    name: Option<&str>,
+    restart: Option<Restart>,
+    words: &[String],
+) -> i32 {
+    match load::from_command(words, redis, name, restart, &Environment::read()) {
         Ok(loaded) => {
             let config = loaded.config.clone();
             supervise(loaded, Box::new(move || Ok(config.clone())))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
@@ -90,12 +154,13 @@ fn check(path: Option<&Path>) -> i32 {
         Ok(loaded) => {
             let mut warnings = loaded.warnings.clone();
             warnings.extend(load::survey(&loaded));
-            for warning in &warnings {
-                complain(&format!("{warning}\n"), 0);
+            let count = warnings.len();
+            if count > 0 {
+                complain(&format!("{}\n", Diagnostics::sorted(warnings)), 0);
             }
-            say(&summary(&loaded.config, warnings.len()))
+            say(&summary(&loaded.config, count))
         }
-        Err(problems) => complain(&problems.to_string(), problems.exit_code()),
+        Err(problems) => complain(&format!("{problems}\n"), problems.exit_code()),
     }
 }
 
@@ -116,12 +181,15 @@ fn summary(config: &Config, warnings: usize) -> String {
 }
 
 fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {
-    load::load_redis(path, &Environment::read()).map_err(|problems| problems.to_string())
+    load::redis_as_written(path, &Environment::read()).map_err(|problems| problems.to_string())
 }
 
 fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {
     load::load(path, &Environment::read())
-        .map(|loaded| daemon::sockets_of(&loaded.config))
+        .map(|loaded| match loaded.form {
+            Form::Native => daemon::sockets_of(&loaded.config),
+            Form::Short => wrapp::sockets_of(&loaded.config),
+        })
         .map_err(|problems| problems.to_string())
 }
 
@@ -133,6 +201,6 @@ fn say(text: &str) -> i32 {
 }
 
 fn complain(text: &str, code: i32) -> i32 {
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(diag::plain(text).as_bytes());
     code
 }

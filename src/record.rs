@@ -4,10 +4,11 @@
 //! Keys here are bare: the sink puts `[redis] key_prefix` before every one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::handoff::{Recent, Tally};
+use crate::recent::Recent;
 use crate::service::{Exit, Pid, Signal};
 
 /// What travels through the outbox to the sink.
@@ -55,6 +56,34 @@ impl Streams {
     /// `wrapp:<stream>:<key>`, where markers count.
     pub fn value_key(&self, key: &str) -> String {
         format!("wrapp:{}:{key}", self.name)
+    }
+}
+
+/// Running counts of one service: each field has one writer (lines and bytes: logs,
+/// dropped: sink) and may be read by anyone.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub lines: AtomicU64,
+    pub bytes: AtomicU64,
+    pub dropped: AtomicU64,
+}
+
+impl Tally {
+    pub fn add_lines(&self, lines: u64, bytes: u64) {
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_dropped(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -213,6 +242,42 @@ pub fn new_run_marker(stamp: &str) -> Bytes {
 /// `{{__END_RUN_2026-11-22_10-31-00_exit_139}}`.
 pub fn end_run_marker(stamp: &str, code: i32) -> Bytes {
     Bytes::from(format!("{{{{__END_RUN_{stamp}_exit_{code}}}}}"))
+}
+
+/// What the `error` stream of a wrapped application says about a bad end, in the words that
+/// its readers know (`Error waiting for command to finish: exit status 3`).
+pub fn bad_end(exit: Exit) -> Option<String> {
+    let how = match exit {
+        Exit::Code(0) | Exit::NotStarted { .. } => return None,
+        Exit::Code(code) => format!("exit status {code}"),
+        Exit::Signal(signal) => match signal_words(signal) {
+            Some(words) => format!("signal: {words}"),
+            None => format!("signal: signal {}", signal.0),
+        },
+    };
+    Some(format!("Error waiting for command to finish: {how}"))
+}
+
+/// The names that those readers know signals by.
+fn signal_words(signal: Signal) -> Option<&'static str> {
+    Some(match signal.0 {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        10 => "user defined signal 1",
+        11 => "segmentation fault",
+        12 => "user defined signal 2",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        _ => return None,
+    })
 }
 
 impl Entry {

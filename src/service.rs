@@ -167,6 +167,8 @@ impl Signal {
     pub const USR2: Signal = Signal(12);
     pub const TERM: Signal = Signal(15);
     pub const CONT: Signal = Signal(18);
+    pub const STOP: Signal = Signal(19);
+    pub const TSTP: Signal = Signal(20);
 
     /// `TERM`, `SIGTERM`, `term` or `15`; real-time signals by number only (up to 64).
     pub fn parse(text: &str) -> Option<Signal> {

@@ -1,10 +1,15 @@
 //! signals to the agent → Event.
 //!
-//! TERM and INT ask for a shutdown, HUP for a reload. PIPE is ignored, and so are USR1 and
+//! For an agent, TERM and INT ask for a shutdown, HUP for a reload. PIPE is ignored, and so are USR1 and
 //! USR2, which would end a process that says nothing about them. As PID 1 the kernel
 //! delivers only what has a handler: these have.
+//!
+//! For a wrapped application every signal that may be its is handed on. A signal that was
+//! ignored when we were started stays so (nohup, a script's `&`): whoever did that meant
+//! the application.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use tokio::io::AsyncReadExt;
@@ -12,6 +17,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
 use crate::event::{AgentSignal, Event};
+use crate::service::Signal;
 
 /// Begins to hand signals to `inbox`, from a task of the present tokio runtime.
 ///
@@ -27,6 +33,81 @@ pub fn forward(inbox: Sender<Event>) -> io::Result<()> {
     tokio::spawn(hand_on(shutdown, AgentSignal::Shutdown, inbox.clone()));
     tokio::spawn(hand_on(reload, AgentSignal::Reload, inbox));
     Ok(())
+}
+
+/// Begins to hand every signal that may be the application's to `inbox`.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_all(inbox: Sender<Event>) -> io::Result<()> {
+    let (read, write) = UnixStream::pair()?;
+    write.set_nonblocking(true)?;
+    let write = std::sync::Arc::new(write);
+    for signal in forwardable().filter(|signal| !is_ignored(*signal)) {
+        let write = std::sync::Arc::clone(&write);
+        // A signal number fits a byte: they end at 64.
+        let byte = signal as u8;
+        let tell = move || {
+            // SAFETY: send(2) is async-signal-safe; the descriptor lives as long as the
+            // handler. A full pipe loses a signal as the kernel would merge it.
+            unsafe {
+                libc::send(
+                    write.as_raw_fd(),
+                    (&raw const byte).cast(),
+                    1,
+                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                );
+            }
+        };
+        // SAFETY: the action does nothing but that.
+        unsafe { signal_hook::low_level::register(signal, tell)? };
+    }
+    read.set_nonblocking(true)?;
+    let mut read = tokio::net::UnixStream::from_std(read)?;
+    tokio::spawn(async move {
+        loop {
+            let signal = match read.read_u8().await {
+                Ok(signal) => Signal(i32::from(signal)),
+                Err(error) => return warn!("signals are no longer heard: {error}"),
+            };
+            let event = Event::Signal(AgentSignal::Forward(signal));
+            if inbox.send(event).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// All but what no handler may catch, what tells of our own faults, of our own children and
+/// of our own output. The C library keeps the real-time ones below SIGRTMIN for itself.
+fn forwardable() -> impl Iterator<Item = libc::c_int> {
+    const OURS: &[libc::c_int] = &[
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGSEGV,
+        libc::SIGSYS,
+        libc::SIGCHLD,
+        libc::SIGPIPE,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    (1..=31)
+        .filter(|signal| !OURS.contains(signal))
+        .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: only asks; writes the struct it is given.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// One byte arrives per signal.

@@ -290,7 +290,7 @@ fn command(argv: &[&str], url: Option<&str>, name: Option<&str>) -> Result<Loade
         redis_password: Some("env".into()),
         ..Environment::default()
     };
-    from_command(&argv, url, name, &environment)
+    from_command(&argv, url, name, None, &environment)
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn hostile_cores() {
     let head = head(&victim.core);
     // The memory of a core with threads is big: what matters are its notes and the crashed stack.
     let small = &victim.core[..victim.core.len().min(head + (4 << 20))];
-    let seeds = storm(9, 3000, |random| {
+    let seeds = storm(6, 3000, |random| {
         let mut core = small.to_vec();
         let focus = if random.below(4) == 0 {
             0..core.len()
@@ -194,7 +194,7 @@ fn hostile_programs() {
         })
         .map(|s| s.offset as usize..(s.offset + s.size) as usize)
         .collect();
-    let seeds = storm(12, 4000, |random| {
+    let seeds = storm(8, 4000, |random| {
         let mut image = victim.image.clone();
         for _ in 0..1 + random.below(4) {
             let focus = match random.below(8) {
@@ -230,7 +230,7 @@ fn hostile_compressed_sections() {
                 )
             })
             .collect();
-        let seeds = storm(4, 6000, |random| {
+        let seeds = storm(3, 6000, |random| {
             let mut image = victim.image.clone();
             let (name, range) = &sections[random.below(sections.len())];
             mutate(&mut image, range.clone(), random);

@@ -137,6 +137,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         process: Process::default(),
         max_line: 1024,
         trim: Trim { max_len: 10 },
+        capture: Default::default(),
         pools: Arc::new([]),
     }
 }

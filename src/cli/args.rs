@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::gather::{Given, gather, text};
 use super::help;
-use super::nearest::nearest;
 use super::show::clean;
 use super::verbs::{self, LATER, Name, VERBS, Verb, Words};
+use crate::config::Restart;
+use crate::nearest::nearest;
 use crate::service::Signal;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub enum Command {
     RunCommand {
         redis: Option<String>,
         name: Option<String>,
+        restart: Option<Restart>,
         /// At least the program.
         argv: Vec<OsString>,
     },
@@ -278,9 +280,10 @@ fn run(given: &Given) -> Result<Command, String> {
     }
     let config = given.path("--config")?;
     let Some(argv) = given.command.clone() else {
-        return match given.has("--redis") || given.has("--name") {
-            true => Err("--redis and --name go with a command: agent run -- COMMAND".to_owned()),
-            false => Ok(Command::Run { config }),
+        let of_command = ["--redis", "--name", "--restart"];
+        return match of_command.into_iter().find(|flag| given.has(flag)) {
+            Some(flag) => Err(format!("{flag} goes with a command: agent run -- COMMAND")),
+            None => Ok(Command::Run { config }),
         };
     };
     if argv.is_empty() {
@@ -292,8 +295,21 @@ fn run(given: &Given) -> Result<Command, String> {
     Ok(Command::RunCommand {
         redis: given.text("--redis")?,
         name: given.text("--name")?,
+        restart: given
+            .text("--restart")?
+            .map(|when| restart(&when))
+            .transpose()?,
         argv,
     })
+}
+
+fn restart(when: &str) -> Result<Restart, String> {
+    match when {
+        "always" => Ok(Restart::Always),
+        "on-failure" => Ok(Restart::OnFailure),
+        "never" => Ok(Restart::Never),
+        _ => Err(format!("--restart {when:?}: always, on-failure or never")),
+    }
 }
 
 /// `agent check FILE` is what many will type.
@@ -399,10 +415,13 @@ mod tests {
             })
         );
         assert_eq!(
-            typed("agent run --redis redis://h:1 --name=web -- ./srv --config y -- z"),
+            typed(
+                "agent run --redis redis://h:1 --name=web --restart never -- ./srv --config y -- z"
+            ),
             Ok(Command::RunCommand {
                 redis: Some("redis://h:1".into()),
                 name: Some("web".into()),
+                restart: Some(Restart::Never),
                 argv: words("./srv --config y -- z"),
             })
         );
@@ -525,7 +544,7 @@ mod tests {
                 "--config needs a value: --config PATH",
             ),
             ("agent run --config x -- y", "exclude each other"),
-            ("agent run --name x", "go with a command"),
+            ("agent run --name x", "goes with a command"),
             ("agent --probe --timeout soon", "\"soon\" is not a time"),
             ("agent --probe --timeout 0", "is not a time"),
             ("agent --probe --ready=1", "takes no value"),

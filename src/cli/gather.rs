@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::Whom;
-use super::nearest::nearest;
 use super::verbs::{Verb, Words};
+use crate::nearest::nearest;
 
 /// What stood after a verb, sorted by the table.
 pub struct Given {

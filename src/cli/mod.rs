@@ -7,7 +7,6 @@
 pub mod args;
 pub mod gather;
 pub mod help;
-pub mod nearest;
 pub mod run;
 pub mod show;
 pub mod verbs;

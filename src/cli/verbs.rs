@@ -109,7 +109,7 @@ pub const VERBS: &[Verb] = &[
         group: Group::Supervise,
         usage: &[
             "[--config PATH]",
-            "[--redis URL] [--name NAME] -- COMMAND [ARG…]",
+            "[--redis URL] [--name NAME] [--restart WHEN] -- COMMAND [ARG…]",
         ],
         summary: "supervise every service of the configuration, or one command",
         flags: &[
@@ -124,10 +124,20 @@ pub const VERBS: &[Verb] = &[
                 value: Some("NAME"),
                 help: "name of the one command (default: its base name)",
             },
+            Flag {
+                long: "--restart",
+                value: Some("WHEN"),
+                help: "the one command: always, on-failure (default), never",
+            },
         ],
         words: Words::Command,
         more: "Stays in the foreground. TERM or INT stops everything in order, HUP reloads.\n\
-               Exit code 0 after an ordered shutdown, 2 when the configuration is wrong.\n",
+               Exit code 0 after an ordered shutdown, 2 when the configuration is wrong.\n\
+               \n\
+               With neither a file nor a command, an executable /etc/agent/run is the one command.\n\
+               One command that succeeds is done. One that fails is started again, but the third\n\
+               failure within a minute is its last. Then the agent ends with the command's exit\n\
+               code: 128 + signal, 127 where there is no such program.\n",
     },
     Verb {
         name: Name::Wrapp,

@@ -16,12 +16,12 @@ use super::file::{self, Entry, Syntax, Table, Value};
 use super::found::Check;
 use super::keys;
 use super::kind::show;
-use super::nearest::nearest;
 use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
 use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
 use super::{crash, single, units};
+use crate::nearest::nearest;
 use crate::service::ServiceName;
 
 /// Where native files are included from when `[agent] include` does not say.

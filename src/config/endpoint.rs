@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use super::Endpoint;
-use super::nearest::nearest;
 use super::units::Wrong;
+use crate::nearest::nearest;
 
 pub const DEFAULT_PORT: u16 = 6379;
 
@@ -45,7 +45,7 @@ pub fn url(text: &str) -> Result<Address, Wrong> {
         ),
         other => wrong(
             format!("`{other}://` is not a kind of Redis URL"),
-            match nearest(other, ["redis", "unix"].into_iter()) {
+            match nearest(other, ["redis", "unix"]) {
                 Some(near) => format!("did you mean `{near}://`?"),
                 None => FORM.to_owned(),
             },

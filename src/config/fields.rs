@@ -16,8 +16,8 @@ use super::file::{Entry, Node, Table, Value};
 use super::found::Check;
 use super::keys::{Key, Shape, Stage};
 use super::kind::{kind, show};
-use super::nearest::nearest;
 use super::units::{self, Wrong};
+use crate::nearest::nearest;
 
 /// A value and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +48,13 @@ impl<'t> Fields<'t> {
         let mut fields = Fields::none(path);
         for entry in &table.entries {
             let Some(key) = find(cx.form, keys, &entry.key) else {
-                // The key that was meant is not told as missing too.
-                fields.rejected.extend(unknown(cx, entry, keys, path));
+                let meant = unknown(cx, entry, keys, path);
+                match cx.form {
+                    // The key that was meant is not told as missing too.
+                    Form::Native => fields.rejected.extend(meant),
+                    // Only warned about: what lacks is lacking.
+                    Form::Short => {}
+                }
                 continue;
             };
             // In JSON null is a way to leave a key out.

@@ -1,7 +1,7 @@
 //! a name of capabilities(7) or setrlimit(2) → the kernel's number.
 
-use super::nearest::nearest;
 use super::units::{Wrong, wrong};
+use crate::nearest::nearest;
 
 /// capabilities(7), by number (`include/uapi/linux/capability.h`).
 const CAPABILITIES: &[&str] = &[

@@ -13,9 +13,36 @@ use super::diagnose::{Diagnostic, Diagnostics, Layout, Origin, Place, Severity, 
 use super::file::{self, MAX_BYTES, Syntax, Table, Value};
 pub use super::survey::survey;
 pub use super::{Environment, Form, Loaded};
-use super::{Redis, Secret, single};
+use super::{Redis, Restart, Secret, single};
 
 pub const DEFAULT_PATH: &str = "/etc/agent/agent.toml";
+/// An executable that is the one command where nothing else says what to run.
+pub const DEFAULT_COMMAND: &str = "/etc/agent/run";
+
+/// What `agent run` finds when nobody names a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    File,
+    Command,
+    /// Neither; and whether there is a file that only lacks the right to be executed.
+    Nothing {
+        almost: bool,
+    },
+}
+
+pub fn standard() -> Standard {
+    use std::os::unix::fs::PermissionsExt;
+    if !absent(Path::new(DEFAULT_PATH)) {
+        return Standard::File;
+    }
+    match fs::metadata(DEFAULT_COMMAND) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
+            Standard::Command
+        }
+        Ok(_) => Standard::Nothing { almost: true },
+        Err(_) => Standard::Nothing { almost: false },
+    }
+}
 
 impl Environment {
     /// Of this process.
@@ -87,20 +114,40 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
     }
 }
 
-/// `agent run [--redis URL] [--name NAME] -- CMD ARG…`: no file.
+/// `agent run [--redis URL] [--name NAME] [--restart WHEN] -- CMD ARG…`: no file.
 pub fn from_command(
     argv: &[String],
     redis_url: Option<&str>,
     name: Option<&str>,
+    restart: Option<Restart>,
     environment: &Environment,
 ) -> Result<Loaded, Diagnostics> {
-    let mut loaded = single::command(argv, redis_url, name, environment)?;
+    let mut loaded = single::command(argv, redis_url, name, restart, environment)?;
     anchor(&mut loaded);
     Ok(loaded)
 }
 
-/// Only `[redis]`, for `agent health`: what FILE says wins over the environment.
+/// Only `[redis]`, for tools that ask Redis: what FILE says wins over the environment.
 pub fn load_redis(path: Option<&Path>, environment: &Environment) -> Result<Redis, Diagnostics> {
+    let (redis, layout) = written_redis(path, environment)?;
+    match password(&redis, &layout) {
+        Some(problem) => Err(Diagnostics::one(problem)),
+        None => Ok(redis),
+    }
+}
+
+/// The same without a look at the password file, for who reads it anyway and has own words.
+pub fn redis_as_written(
+    path: Option<&Path>,
+    environment: &Environment,
+) -> Result<Redis, Diagnostics> {
+    written_redis(path, environment).map(|(redis, _)| redis)
+}
+
+fn written_redis(
+    path: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Redis, Layout), Diagnostics> {
     let mut sources = Sources::default();
     let root = match path {
         Some(path) => {
@@ -116,10 +163,7 @@ pub fn load_redis(path: Option<&Path>, environment: &Environment) -> Result<Redi
         let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
         return Err(Diagnostics(errors.collect()));
     }
-    match password(&redis, &layout) {
-        Some(problem) => Err(Diagnostics::one(problem)),
-        None => Ok(redis),
-    }
+    Ok((redis, layout))
 }
 
 /// `./app` becomes a whole path: the application may start in another folder.
@@ -141,15 +185,12 @@ fn absent(path: &Path) -> bool {
 /// The content of one file; at most a byte more than a configuration may have.
 fn bytes(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     let name = path.display().to_string();
-    let failed = |error: std::io::Error| {
-        match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Diagnostic::whole(name.clone(), "this file does not exist").remedy(
-                "--config PATH or AGENT_CONFIG names another; `agent init PROGRAM` prints one to begin with",
-            )
-        }
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Diagnostic::whole(name.clone(), "this file does not exist")
+            .remedy(
+                "--config PATH or AGENT_CONFIG names another; `agent run -- PROGRAM` needs none",
+            ),
         _ => Diagnostic::whole(name.clone(), format!("this file cannot be read: {error}")),
-    }
     };
     let kind = fs::metadata(path).map_err(failed)?.file_type();
     if kind.is_dir() {

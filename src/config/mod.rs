@@ -16,7 +16,6 @@ mod kernel;
 pub mod keys;
 mod kind;
 pub mod load;
-pub mod nearest;
 pub mod order;
 mod process;
 mod redis;

@@ -18,10 +18,10 @@ use super::file::{Entry, Value};
 use super::found::Check;
 use super::keys;
 use super::kind::show;
-use super::nearest::nearest;
 use super::process;
 use super::units::Wrong;
 use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
+use crate::nearest::nearest;
 
 /// `after` or `requires`: this service names that one, here.
 #[derive(Clone, Debug)]

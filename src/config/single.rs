@@ -1,13 +1,15 @@
 //! one application, of a short file or of a command line → a configuration of one service.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::check::{finish, shared};
 use super::diagnose::{Diagnostic, Diagnostics, Layout};
 use super::fields::{Fields, setting};
 use super::file::Table;
 use super::found::Check;
-use super::{Config, Environment, Form, Loaded, OnFailed, Restart, Service, endpoint, keys};
+use super::{Config, Environment, Form, Loaded, OnFailed, Restart, Service, StartLimit};
+use super::{endpoint, keys};
 use super::{redis, service};
 use crate::service::ServiceName;
 
@@ -54,12 +56,20 @@ fn run_once(service: &mut Service) {
     service.on_failed = OnFailed::Exit;
 }
 
+/// What fails a third time within a minute will fail a fourth time: whoever typed the command
+/// is to learn its exit code, and whoever started the agent may know what to do.
+const STARTS: StartLimit = StartLimit {
+    burst: 3,
+    interval: Duration::from_secs(60),
+};
+
 /// `agent run -- CMD ARG…`: started again when it fails, and when it ends for good, so does
 /// the agent, with its code.
 pub fn command(
     argv: &[String],
     url: Option<&str>,
     name: Option<&str>,
+    restart: Option<Restart>,
     environment: &Environment,
 ) -> Result<Loaded, Diagnostics> {
     let mut cx = Check::new(Form::Native, Layout::default());
@@ -94,7 +104,10 @@ pub fn command(
         let args = argv.get(1..).unwrap_or_default().to_vec();
         let max_len = config.redis.max_len;
         let mut service = service::plain(name, executable.to_owned(), args, max_len);
-        service.restart = Restart::OnFailure;
+        service.restart = restart.unwrap_or(Restart::OnFailure);
+        if service.restart != Restart::Always {
+            service.start_limit = STARTS;
+        }
         service.on_failed = OnFailed::Exit;
         service.capture = config.crash.tracing;
         config.agent.main = Some(service.name.clone());

@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::diagnose::Diagnostic;
-use super::nearest::nearest;
 use super::units;
 use super::{Identity, Loaded, Service};
+use crate::nearest::nearest;
 
 /// Everything that would keep a service from starting as the machine is now.
 pub fn survey(loaded: &Loaded) -> Vec<Diagnostic> {

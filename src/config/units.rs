@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::nearest::nearest;
 use super::{Identity, Scheduling};
+use crate::nearest::nearest;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,7 +177,7 @@ pub fn scheduling(text: &str) -> Result<Scheduling, Wrong> {
         "idle" => Scheduling::Idle,
         _ => {
             let known = ["other", "batch", "idle", "fifo", "rr"];
-            let remedy = match nearest(policy, known.into_iter()) {
+            let remedy = match nearest(policy, known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "write \"other\", \"batch\", \"idle\", \"fifo:10\" or \"rr:10\"".to_owned(),
             };

@@ -69,7 +69,12 @@ pub async fn run_with_device(
                     samplers.sample(now(), &mut book, New::Only);
                     publish_gauge(&book, &gauge);
                 }
-                None => return,
+                None => {
+                    while let Ok(beat) = beats.try_recv() {
+                        book.beat(now(), beat);
+                    }
+                    return last_words(&mut book, words).await;
+                }
             },
             permit = has_room(&mut room) => {
                 room = None;
@@ -117,6 +122,15 @@ fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Rec
     gauges.extend(device.as_mut().and_then(Device::take));
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
+    }
+}
+
+/// What changed last (an end and its code) is told before the loop ends.
+async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
+    if book.is_due()
+        && let Ok(permit) = words.reserve_owned().await
+    {
+        publish(book, &mut None, permit);
     }
 }
 

@@ -22,20 +22,53 @@ use crate::event::Event;
 use crate::handoff::SinkGauge;
 use crate::record::{Entry, Record, StreamKind};
 
-/// How long the sink waits for Redis after the last record was sent to it.
-pub const FAREWELL: Duration = Duration::from_secs(2);
+/// What the sink still does after the last record was sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// How long it waits for Redis.
+    pub patience: Duration,
+    pub pools: LastPools,
+}
+
+/// What becomes of the pools' last values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastPools {
+    /// They vanish with their agent.
+    Expire,
+    /// They stand until the next start: a wrapped application is expected to end.
+    Stay,
+}
+
+/// Of an agent that supervises: stopping a board must not take long.
+pub const FAREWELL: Farewell = Farewell {
+    patience: Duration::from_secs(2),
+    pools: LastPools::Expire,
+};
 /// How often the gauge follows at most.
 const GAUGE_EVERY: Duration = Duration::from_millis(200);
 /// Bytes that may wait for the socket before no further batch is encoded.
 const UNWRITTEN: usize = 128 << 10;
 
-/// Runs until both lanes are closed and everything is delivered, or [`FAREWELL`] has passed.
-/// Returns how many entries were not delivered.
+/// [`run_until`] with [`FAREWELL`].
+pub async fn run(
+    redis: config::Redis,
+    spool: config::Spool,
+    lines: mpsc::Receiver<Record>,
+    words: mpsc::Receiver<Record>,
+    inbox: mpsc::Sender<Event>,
+    gauge: watch::Sender<SinkGauge>,
+) -> u64 {
+    run_until(FAREWELL, redis, spool, lines, words, inbox, gauge).await
+}
+
+/// Runs until both lanes are closed and everything is delivered, or `farewell.patience` has
+/// passed. Returns how many entries were not delivered.
 ///
 /// `lines` is the lane of what services write: not received from while the backlog is full
 /// and Redis acknowledges, so that the pipes fill. `words` is everybody else's, and always
 /// received from.
-pub async fn run(
+pub async fn run_until(
+    farewell: Farewell,
     redis: config::Redis,
     spool: config::Spool,
     lines: mpsc::Receiver<Record>,
@@ -49,6 +82,7 @@ pub async fn run(
         values: Values::new(&redis.key_prefix),
         records: Some(from_streams),
         errata: to_streams,
+        farewell,
         closing: None,
     };
     let value_link = Link::new(redis.clone(), redis.value_db, Voice::Silent);
@@ -64,6 +98,7 @@ pub async fn run(
         gauge: gauge.clone(),
         gauged: Instant::now(),
         behind: false,
+        farewell,
         closing: None,
     };
     let log_db = redis.log_db;
@@ -130,6 +165,7 @@ struct StreamLoop {
     gauged: Instant,
     /// The gauge does not say what is.
     behind: bool,
+    farewell: Farewell,
     /// When to stop waiting for Redis.
     closing: Option<Instant>,
 }
@@ -268,7 +304,7 @@ impl StreamLoop {
             self.delivery.backlog.shrink();
         }
         if self.intake.is_closed() && self.closing.is_none() {
-            self.closing = Some(Instant::now() + FAREWELL);
+            self.closing = Some(Instant::now() + self.farewell.patience);
             self.to_values = None;
         }
         self.show(false);
@@ -339,6 +375,7 @@ struct ValueLoop {
     values: Values,
     records: Option<mpsc::Receiver<Record>>,
     errata: mpsc::Sender<Record>,
+    farewell: Farewell,
     closing: Option<Instant>,
 }
 
@@ -443,7 +480,11 @@ impl ValueLoop {
             Some(Record::Lines(_) | Record::Entry(_)) => {}
             None => {
                 self.records = None;
-                self.closing = Some(Instant::now() + FAREWELL);
+                self.closing = Some(Instant::now() + self.farewell.patience);
+                match self.farewell.pools {
+                    LastPools::Expire => {}
+                    LastPools::Stay => self.values.stay(),
+                }
             }
         }
     }

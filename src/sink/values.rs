@@ -27,6 +27,8 @@ pub struct Values {
     in_flight: VecDeque<Sent>,
     forbidden: Forbidden,
     dropped: u64,
+    /// Integers are written without expiry from now on.
+    staying: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,18 @@ impl Values {
             in_flight: VecDeque::new(),
             forbidden: Forbidden::default(),
             dropped: 0,
+            staying: false,
+        }
+    }
+
+    /// What the pools hold now is to stand after we are gone: written once more, to stay.
+    pub fn stay(&mut self) {
+        self.staying = true;
+        for slot in self.gauges.values_mut() {
+            match slot.gauge {
+                Gauge::Integer { .. } => slot.dirty = true,
+                Gauge::Hash { .. } | Gauge::Forget { .. } => {}
+            }
         }
     }
 
@@ -192,7 +206,7 @@ impl Values {
             if slot.dirty || due {
                 slot.dirty = false;
                 slot.sent_at = Some(now);
-                let commands = encode_gauge(&self.key_prefix, &slot.gauge, out);
+                let commands = encode_gauge(&self.key_prefix, &slot.gauge, self.staying, out);
                 for _ in 0..commands {
                     self.in_flight.push_back(Sent::Gauge);
                 }
@@ -278,17 +292,17 @@ impl Values {
 }
 
 /// Appends the commands of one gauge; returns how many.
-fn encode_gauge(prefix: &str, gauge: &Gauge, out: &mut Vec<u8>) -> usize {
+fn encode_gauge(prefix: &str, gauge: &Gauge, staying: bool, out: &mut Vec<u8>) -> usize {
     let key = format!("{prefix}{}", gauge.key());
     let key = key.as_bytes();
     let expiry = EXPIRY_SECONDS.to_string();
     match gauge {
         Gauge::Integer { value, .. } => {
             let value = value.to_string();
-            command(
-                out,
-                &[b"SET", key, value.as_bytes(), b"EX", expiry.as_bytes()],
-            );
+            let whole = [b"SET", key, value.as_bytes(), b"EX", expiry.as_bytes()];
+            // Without EX a SET also takes away the expiry that was there (SET, Redis).
+            let parts = if staying { &whole[..3] } else { &whole[..] };
+            command(out, parts);
             1
         }
         Gauge::Hash { fields, .. } => {

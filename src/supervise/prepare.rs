@@ -28,9 +28,10 @@ pub struct Inherited {
 
 impl Inherited {
     /// # Errors
-    /// `/dev/null` cannot be opened.
+    /// There is neither `/dev/null` nor a descriptor to be had.
     pub fn take() -> io::Result<Inherited> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .or_else(|_| empty())
             .map_err(|errno| at("opening /dev/null", errno))?;
         let mut nofile = libc::rlimit {
             rlim_cur: 0,
@@ -42,6 +43,12 @@ impl Inherited {
         }
         Ok(Inherited { null, nofile })
     }
+}
+
+/// What reads like `/dev/null`, in a root that has no `/dev`: a pipe that nobody writes to.
+fn empty() -> Result<OwnedFd, Errno> {
+    let (read, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok(read)
 }
 
 fn at(what: &str, errno: Errno) -> io::Error {

@@ -45,6 +45,8 @@ pub enum Order {
     Copy { id: RequestId, run: RunId },
     /// Trace the run no more. Answered by `Detached`.
     Detach { id: RequestId, run: RunId },
+    /// Stop every main process, then this process: SIGCONT to it goes to them as well.
+    Pause,
     /// End the loop; whatever still lives is killed.
     Quit,
 }
@@ -284,6 +286,7 @@ impl Reaper {
                 Some(Order::Help(helper)) => self.help(helper),
                 Some(Order::Copy { id, run }) => self.copy(id, run, inbox),
                 Some(Order::Detach { id, run }) => self.detach(id, run, inbox),
+                Some(Order::Pause) => self.pause(),
             }
         }
     }
@@ -339,6 +342,18 @@ impl Reaper {
             let error = io::Error::last_os_error();
             warn!(service = %entry.service, "sending {signal} to {}: {error}", entry.pid);
         }
+    }
+
+    fn pause(&mut self) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            // Not TSTP: alone in its session, a process is not stopped by that (setpgid(2),
+            // orphaned groups).
+            self.signal(run, Signal::STOP);
+        }
+        // PID 1 of a container cannot be stopped from inside: only the application is then.
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
     }
 
     fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {

@@ -22,12 +22,22 @@ use crate::event::{AgentSignal, Event};
 use crate::handoff::{
     Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
 };
-use crate::record::{Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
+use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
 use crate::request::{Reply, Request, RequestId};
 use crate::service::{Exit, RunId, ServiceId, Signal};
 
+/// For whom a signal to the agent is meant, and who reads the `error` streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// The agent's own services: `error` holds the agent's troubles with them.
+    Agent,
+    /// One wrapped application: `error` also holds its bad end, as it always did.
+    Wrapp,
+}
+
 /// What the supervisor holds of its neighbours.
 pub struct Hands {
+    pub manner: Manner,
     pub inbox: mpsc::Receiver<Event>,
     pub orders: Orders,
     pub feed: mpsc::Sender<Feed>,
@@ -51,6 +61,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
     let now = Instant::now();
     let fleet = Fleet::new(&config.agent, &config.services, now);
     let Hands {
+        manner,
         mut inbox,
         orders,
         feed,
@@ -63,6 +74,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         reload,
     } = hands;
     let mut shell = Shell {
+        manner,
         tee: match (config.agent.tee, config.services.len()) {
             (false, _) => Tee::Off,
             (true, 0 | 1) => Tee::Plain,
@@ -125,6 +137,7 @@ const FINISH: Duration = Duration::from_millis(500);
 
 /// The fleet, with hands.
 pub(super) struct Shell {
+    manner: Manner,
     pub(super) fleet: Fleet,
     pub(super) orders: Orders,
     feed: Lane<Feed>,
@@ -206,9 +219,30 @@ impl Shell {
                 }
                 fleet::Input::Shutdown
             }
+            Event::Signal(AgentSignal::Forward(signal)) => return self.forward(signal),
             Event::Signal(AgentSignal::Reload) => return self.reload(None),
         };
         self.step(input)
+    }
+
+    /// A signal that is the application's. TERM also begins the end, so that an application
+    /// that ignores it ends all the same; INT does where there is nobody to send it to.
+    fn forward(&mut self, signal: Signal) -> Option<i32> {
+        let active = self.fleet.units().any(|unit| unit.machine.is_active());
+        let ends = signal == Signal::TERM || signal == Signal::INT && !active;
+        if ends && !self.fleet.is_leaving() {
+            return self.step(fleet::Input::Shutdown);
+        }
+        if signal == Signal::TSTP {
+            // A terminal's Ctrl-Z: the shell waits for the wrapper to stop as well.
+            self.orders.give(Order::Pause);
+            return None;
+        }
+        for unit in self.fleet.units() {
+            let run = unit.machine.run();
+            self.orders.give(Order::Signal { run, signal });
+        }
+        None
     }
 
     fn request(&mut self, id: RequestId, request: Request) -> Option<i32> {
@@ -369,8 +403,18 @@ impl Shell {
             Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
             Out::Opened => self.say(marker(new_run_marker(&clock::local_stamp(at_ms)))),
             Out::Say(event) => {
+                // Of an application that runs once its exit says all, and the end marker is
+                // its last word.
+                if self.manner == Manner::Wrapp && matches!(event, StatusEvent::Failed { .. }) {
+                    return;
+                }
                 log(&name, &event);
                 self.say(Entry::status(&streams, at_ms, &event));
+                if let (Manner::Wrapp, StatusEvent::Exit { exit }) = (self.manner, &event)
+                    && let Some(text) = record::bad_end(*exit)
+                {
+                    self.say(Entry::plain(&streams, StreamKind::Error, at_ms, text));
+                }
             }
             Out::Trouble(what) => {
                 error!(service = %name, "{what}");

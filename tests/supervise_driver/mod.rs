@@ -194,6 +194,7 @@ fn supervise(
     let (_sink, sink) = tokio::sync::watch::channel(SinkGauge::default());
     let (_health, health) = tokio::sync::watch::channel(HealthGauge::default());
     let hands = Hands {
+        manner: jettison_agent::supervise::run::Manner::Agent,
         inbox: events,
         orders: orders.clone(),
         feed,

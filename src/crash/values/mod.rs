@@ -5,9 +5,11 @@
 
 mod contents;
 pub mod dies;
+mod entry_values;
 pub mod locate;
 pub mod show;
 pub mod tail_calls;
+mod type_dies;
 
 use crate::crash::report::Variable;
 use crate::crash::unwind::rules::Bytes;

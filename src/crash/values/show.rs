@@ -16,8 +16,6 @@ pub(super) const MAX_STRING: usize = 200;
 const MAX_ELEMENTS: u64 = 10;
 pub(super) const MAX_DEPTH: usize = 6;
 pub(super) const MAX_MEMBERS: usize = 64;
-/// Modifiers (`const`, typedefs) around one type.
-const MAX_MODIFIERS: usize = 32;
 
 pub struct Printer<'v, 'x, 'a> {
     pub(super) units: &'x Units<'x, 'a>,
@@ -36,89 +34,6 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         let mut out = String::new();
         self.value(&mut out, kind, &object.bytes, MAX_DEPTH);
         shorten(out)
-    }
-
-    /// The name as the language writes it, as far as simple types go.
-    pub fn type_name(&self, kind: Die<'x, 'a>) -> String {
-        shorten(self.name(kind, MAX_DEPTH))
-    }
-
-    fn name(&self, kind: Die<'x, 'a>, depth: usize) -> String {
-        let inner = || match (self.units.type_of(kind), depth.checked_sub(1)) {
-            (Some(inner), Some(depth)) => self.name(inner, depth),
-            (Some(_), None) => "…".to_owned(),
-            (None, _) => "void".to_owned(),
-        };
-        let own = self.units.name(kind);
-        match (own, kind.tag()) {
-            (Some(name), _) => name,
-            (None, Some(gimli::DW_TAG_pointer_type)) => format!("{} *", inner()),
-            (None, Some(gimli::DW_TAG_reference_type)) => format!("{} &", inner()),
-            (None, Some(gimli::DW_TAG_rvalue_reference_type)) => format!("{} &&", inner()),
-            (None, Some(gimli::DW_TAG_const_type)) => format!("const {}", inner()),
-            (None, Some(gimli::DW_TAG_volatile_type)) => format!("volatile {}", inner()),
-            (None, Some(gimli::DW_TAG_restrict_type | gimli::DW_TAG_atomic_type)) => inner(),
-            (None, Some(gimli::DW_TAG_array_type)) => {
-                let count = self.count(kind).map_or_else(String::new, |c| c.to_string());
-                format!("{} [{count}]", inner())
-            }
-            (None, Some(gimli::DW_TAG_subroutine_type)) => format!("{} ()", inner()),
-            (None, Some(gimli::DW_TAG_structure_type | gimli::DW_TAG_class_type)) => {
-                "struct {…}".to_owned()
-            }
-            (None, Some(gimli::DW_TAG_union_type)) => "union {…}".to_owned(),
-            (None, Some(gimli::DW_TAG_enumeration_type)) => "enum {…}".to_owned(),
-            (None, _) => "?".to_owned(),
-        }
-    }
-
-    /// Bytes of an object of this type.
-    pub fn size(&self, kind: Die<'x, 'a>) -> Option<usize> {
-        let kind = self.bare(kind)?;
-        if let Some(size) = self.units.number(kind, gimli::DW_AT_byte_size) {
-            return usize::try_from(size).ok();
-        }
-        match kind.tag()? {
-            gimli::DW_TAG_pointer_type
-            | gimli::DW_TAG_reference_type
-            | gimli::DW_TAG_rvalue_reference_type => Some(8),
-            gimli::DW_TAG_array_type => {
-                let element = self.size(self.units.type_of(kind)?)?;
-                element.checked_mul(usize::try_from(self.count(kind)?).ok()?)
-            }
-            gimli::DW_TAG_enumeration_type => self.size(self.units.type_of(kind)?),
-            _ => None,
-        }
-    }
-
-    /// Without typedefs and qualifiers, and the definition where this is a declaration with a signature.
-    pub(super) fn bare(&self, kind: Die<'x, 'a>) -> Option<Die<'x, 'a>> {
-        let mut kind = kind;
-        for _ in 0..MAX_MODIFIERS {
-            match kind.tag()? {
-                gimli::DW_TAG_typedef
-                | gimli::DW_TAG_const_type
-                | gimli::DW_TAG_volatile_type
-                | gimli::DW_TAG_restrict_type
-                | gimli::DW_TAG_atomic_type
-                | gimli::DW_TAG_immutable_type => kind = self.units.type_of(kind)?,
-                gimli::DW_TAG_structure_type
-                | gimli::DW_TAG_class_type
-                | gimli::DW_TAG_union_type => {
-                    let signature = kind
-                        .unit
-                        .entry(kind.offset)
-                        .ok()?
-                        .attr_value(gimli::DW_AT_signature);
-                    return match signature {
-                        Some(signature) => self.units.follow(kind.unit, signature),
-                        None => Some(kind),
-                    };
-                }
-                _ => return Some(kind),
-            }
-        }
-        None
     }
 
     pub(super) fn value(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) {
@@ -228,26 +143,6 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
                 let _ = write!(out, "{signed}");
             }
         }
-    }
-
-    /// Elements of an array, from its bounds.
-    fn count(&self, kind: Die<'x, 'a>) -> Option<u64> {
-        let ranges = kind
-            .children(8)
-            .into_iter()
-            .filter(|(tag, _)| *tag == gimli::DW_TAG_subrange_type);
-        let counts = ranges.map(|(_, range)| {
-            let upper = || {
-                self.units
-                    .number(range, gimli::DW_AT_upper_bound)?
-                    .checked_add(1)
-            };
-            self.units.number(range, gimli::DW_AT_count).or_else(upper)
-        });
-        counts
-            .collect::<Option<Vec<u64>>>()?
-            .into_iter()
-            .try_fold(1u64, u64::checked_mul)
     }
 
     fn array(&self, out: &mut String, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) {
@@ -462,7 +357,7 @@ pub(super) fn quoted(text: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(text))
 }
 
-fn shorten(mut text: String) -> String {
+pub(super) fn shorten(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         let mut end = MAX_TEXT;
         while !text.is_char_boundary(end) {
