@@ -38,6 +38,7 @@ const EDGES: &[&str] = &[
     "health/sample.rs",
     "health/device.rs",
     "health/run.rs",
+    "crash/browse.rs",
     "crash/capture.rs",
     "crash/capture/halt.rs",
     "crash/capture/memory.rs",

@@ -4,6 +4,7 @@
 
 pub mod abort_message;
 pub mod analysis;
+pub mod browse;
 pub mod capture;
 pub mod core;
 pub mod core_notes;
