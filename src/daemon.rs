@@ -245,7 +245,7 @@ impl House {
         let (sink_gauge, sink_seen) = watch::channel(SinkGauge::default());
         let (health_gauge, health_seen) = watch::channel(HealthGauge::default());
         let (dying, dying_out) = mpsc::channel(DYING);
-        let settings = Settings::of(&self.config);
+        let settings = Settings::of(&self.config, self.guise.farewell);
 
         let inbox = self.inbox_in;
         let heard = match self.guise.manner {
@@ -296,10 +296,8 @@ impl House {
             None => (None, None),
         };
         let mut sink = match self.outlet {
-            Outlet::Redis => tokio::spawn(sink::run::run_until(
-                self.guise.farewell,
-                settings.redis,
-                settings.spool,
+            Outlet::Redis => tokio::spawn(sink::run::run(
+                settings.sink,
                 lines_out,
                 words_out,
                 inbox.clone(),
@@ -374,14 +372,13 @@ struct Settings {
     board: String,
     /// Bytes of `>>|` blocks that are not closed yet.
     open_blocks: usize,
-    redis: config::Redis,
-    spool: config::Spool,
+    sink: sink::run::Settings,
     crash: crash::run::Settings,
     access: Access,
 }
 
 impl Settings {
-    fn of(config: &Config) -> Settings {
+    fn of(config: &Config, farewell: Farewell) -> Settings {
         Settings {
             health: config.health.clone(),
             board: match config.agent.board.as_str() {
@@ -392,11 +389,15 @@ impl Settings {
                 board => board.to_owned(),
             },
             open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
-            redis: config.redis.clone(),
-            spool: config.spool.clone(),
             crash: crash::run::Settings {
                 state_dir: config.agent.state_dir.clone(),
                 crash: config.crash.clone(),
+            },
+            sink: sink::run::Settings {
+                redis: config.redis.clone(),
+                spool: config.spool.clone(),
+                folder: Some(config.agent.state_dir.join("spool")),
+                farewell,
             },
             access: Access {
                 agent_uid: rustix::process::geteuid().as_raw(),

@@ -3,8 +3,8 @@
 //!
 //! Keys here are bare: the sink puts `[redis] key_prefix` before every one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -29,15 +29,21 @@ pub enum Record {
 pub struct Streams {
     name: Arc<str>,
     pub trim: Trim,
+    pub keep: Keep,
     pub tally: Tally,
     pub recent: Recent,
 }
 
 impl Streams {
     pub fn new(stream_name: &str, trim: Trim) -> Arc<Streams> {
+        Streams::keeping(stream_name, trim, Keep::default())
+    }
+
+    pub fn keeping(stream_name: &str, trim: Trim, keep: Keep) -> Arc<Streams> {
         Arc::new(Streams {
             name: stream_name.into(),
             trim,
+            keep,
             tally: Tally::default(),
             recent: Recent::default(),
         })
@@ -111,6 +117,15 @@ impl StreamKind {
 pub struct Trim {
     /// Entries; 0 is unbounded.
     pub max_len: u64,
+}
+
+/// For how long a stream keeps what it has, and how strictly. Both are Redis' `XADD` options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Milliseconds (`MINID`); 0 is for ever.
+    pub max_age_ms: u64,
+    /// `=` instead of `~`: costs Redis time, and no entry too many stands once a line is told.
+    pub exact: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,6 +242,12 @@ pub fn pool_key(service: &str, category: &str, property: &str) -> String {
 /// `agent:service:<service>`, the state hash.
 pub fn service_key(service: &str) -> String {
     format!("agent:service:{service}")
+}
+
+/// `agent:fence:<id>`: the number of the last batch of counts that this agent wrote, put there
+/// in the same transaction. It expires a month after the agent's last count.
+pub fn fence_key(id: &str) -> String {
+    format!("agent:fence:{id}")
 }
 
 /// `agent:device:<board>`, the board's hash.
@@ -414,6 +435,48 @@ impl StatusEvent {
                 format!("Configuration reloaded: {what}."),
                 vec![event("reload")],
             ),
+        }
+    }
+}
+
+/// Every field name that an [`Entry`] may carry, for what is read back from the journal.
+const FIELD_NAMES: [&str; 16] = [
+    "event", "pid", "code", "signal", "crash_id", "report", "delay_ms", "reason", "check",
+    "verdict", "count", "from_ms", "to_ms", "source", "partial", "value",
+];
+
+/// A field name as entries carry it. One that only another version of the agent knows is
+/// kept for ever, once.
+pub fn field_name(name: &str) -> &'static str {
+    static OTHERS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    if let Some(known) = FIELD_NAMES.iter().find(|known| **known == name) {
+        return known;
+    }
+    let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = others.iter().find(|known| **known == name) {
+        return known;
+    }
+    let name: &'static str = String::leak(name.to_owned());
+    others.push(name);
+    name
+}
+
+/// What an entry says about its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunMark {
+    Begins,
+    Ends,
+}
+
+impl Entry {
+    /// Whether this is a run marker (and not a line that looks like one).
+    pub fn run_mark(&self) -> Option<RunMark> {
+        let marks =
+            self.fields.is_empty() && matches!(self.kind, StreamKind::Info | StreamKind::Status);
+        match &self.message {
+            message if marks && message.starts_with(b"{{__NEW_RUN_") => Some(RunMark::Begins),
+            message if marks && message.starts_with(b"{{__END_RUN_") => Some(RunMark::Ends),
+            _ => None,
         }
     }
 }

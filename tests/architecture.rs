@@ -48,6 +48,11 @@ const EDGES: &[&str] = &[
     "crash/store.rs",
     "crash/examine.rs",
     "sink/redis.rs",
+    "sink/desk.rs",
+    "sink/sentinel.rs",
+    "sink/tls.rs",
+    "sink/journal.rs",
+    "sink/value_loop.rs",
     "sink/link.rs",
     "sink/session.rs",
     "sink/run.rs",
@@ -114,7 +119,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "request", "service", "config", "handoff", "control", "nearest",
+            "nearest", "request", "service", "config", "handoff", "control",
         ],
     ),
     ("diag", LINE),

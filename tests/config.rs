@@ -357,7 +357,7 @@ agent.toml:3:10: services wait for each other: a → a
 fn what_is_promised_and_not_built_is_said_so() {
     golden(
         r#"[redis]
-url = "rediss://db:6379"
+host = "db"
 [crash]
 capture = "core"
 [service.a]
@@ -368,10 +368,6 @@ pty = true
 tcp = "127.0.0.1:1"
 "#,
         r#"
-agent.toml:2:7: TLS is not in this version of the agent yet
-    2 | url = "rediss://db:6379"
-      |       ^^^^^^^^^^^^^^^^^^ use redis://, or a local TLS proxy
-
 agent.toml:4:11: capture by core_pattern is not in this version of the agent yet
     4 | capture = "core"
       |           ^^^^^^ use "auto" for now

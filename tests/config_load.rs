@@ -326,11 +326,11 @@ fn a_command_without_a_file() {
 
 #[test]
 fn a_command_that_is_none() {
-    let found = command(&[], Some("rediss://h"), Some("a b")).unwrap_err();
+    let found = command(&[], Some("rdis://h"), Some("a b")).unwrap_err();
     assert_eq!(found.exit_code(), 2);
     assert_eq!(
         found.to_string(),
-        "--redis: TLS is not in this version of the agent yet\n      | use redis://, or a local TLS proxy\n\n\
+        "--redis: `rdis://` is not a kind of Redis URL\n      | did you mean `redis://`?\n\n\
          agent run: there is no command to run\n      | agent run [--redis URL] [--name NAME] -- COMMAND [ARG…]\n\n\
          --name: a service name may not contain ' ' (allowed: letters, digits, '_', '.', '-')\n      | such as --name lidar"
     );

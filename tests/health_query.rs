@@ -19,6 +19,8 @@ fn redis_at(endpoint: Endpoint) -> Redis {
         value_db: 2,
         key_prefix: String::new(),
         max_len: 1000,
+        tls: None,
+        sentinel: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{RedisServer, Scratch, eventually, messages, within};
-use wrapp::{AGENT, Bare, die_with_parent, is_root, lives, make_executable};
+use wrapp::{AGENT, Bare, copy_of_agent, die_with_parent, is_root, lives};
 
 /// `agent run WORDS`, with folders of its own and Redis where `server` says.
 fn run(server: &RedisServer, folder: &Scratch, words: &[&str]) -> Command {
@@ -297,10 +297,9 @@ fn an_executable_run_is_the_one_command() {
     }
     let server = RedisServer::start(&[]);
     let bare = Bare::new();
-    let run = bare.file("etc/agent/run", "");
-    std::fs::remove_file(&run).expect("ours");
-    std::fs::copy(AGENT, &run).expect("a copy");
-    make_executable(&run);
+    bare.file("etc/agent/unused", "");
+    copy_of_agent(&bare.folder.join("etc/agent"), "run");
+    let run = bare.folder.join("etc/agent/run");
     let redis = format!("127.0.0.1:{}", server.port());
     let started = || {
         let mut command = bare.first("/agent", &["run"]);

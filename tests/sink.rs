@@ -3,131 +3,20 @@
 //! Each test sends numbered lines and then counts what the stream holds: every line once, in
 //! order, whatever happened in between.
 
+#[path = "support/sink.rs"]
+mod harness;
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use harness::{Sink, numbered, settings, unbounded};
 use jettison_agent::clock::now_ms;
-use jettison_agent::config::{Endpoint, Redis, Secret, Spool};
-use jettison_agent::event::Event;
-use jettison_agent::handoff::SinkGauge;
+use jettison_agent::config::{Redis, Secret};
 use jettison_agent::record::{
-    Count, CountKind, Entry, Gauge, Lines, Record, Source, Span, StreamKind, Streams, Trim,
+    Count, CountKind, Entry, Gauge, Keep, Record, StreamKind, Streams, Trim,
 };
-use jettison_agent::sink;
 use support::{RedisServer, entries, eventually, messages};
-use tokio::sync::{mpsc, watch};
-
-/// A sink on a thread of its own, with the ends of its channels.
-struct Sink {
-    lines: Option<mpsc::Sender<Record>>,
-    words: Option<mpsc::Sender<Record>>,
-    gauge: watch::Receiver<SinkGauge>,
-    thread: Option<std::thread::JoinHandle<u64>>,
-    _inbox: mpsc::Receiver<Event>,
-}
-
-impl Sink {
-    fn start(redis: Redis, memory: u64) -> Sink {
-        let (lines, lines_out) = mpsc::channel(16);
-        let (words, words_out) = mpsc::channel(1024);
-        let (inbox_in, inbox) = mpsc::channel(1024);
-        let (gauge_in, gauge) = watch::channel(SinkGauge::default());
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime")
-                .block_on(sink::run::run(
-                    redis,
-                    Spool { memory },
-                    lines_out,
-                    words_out,
-                    inbox_in,
-                    gauge_in,
-                ))
-        });
-        Sink {
-            lines: Some(lines),
-            words: Some(words),
-            gauge,
-            thread: Some(thread),
-            _inbox: inbox,
-        }
-    }
-
-    fn lines(&self, streams: &Arc<Streams>, texts: impl IntoIterator<Item = String>) {
-        let mut chunk = Vec::new();
-        let mut spans = Vec::new();
-        for text in texts {
-            let start = chunk.len() as u32;
-            chunk.extend_from_slice(text.as_bytes());
-            spans.push(Span {
-                start,
-                end: chunk.len() as u32,
-                partial: false,
-            });
-        }
-        let lines = Lines {
-            streams: Arc::clone(streams),
-            source: Source::Stdout,
-            read_ms: now_ms(),
-            chunk: Bytes::from(chunk),
-            spans,
-        };
-        self.lines
-            .as_ref()
-            .expect("open")
-            .blocking_send(Record::Lines(lines))
-            .expect("the sink receives");
-    }
-
-    fn word(&self, record: Record) {
-        self.words
-            .as_ref()
-            .expect("open")
-            .blocking_send(record)
-            .expect("the sink receives");
-    }
-
-    fn wait(&mut self, what: &str, condition: impl Fn(&SinkGauge) -> bool) {
-        let gauge = &self.gauge;
-        eventually(what, || condition(&gauge.borrow()));
-    }
-
-    /// Closes the lanes; how many entries were not delivered.
-    fn finish(mut self) -> u64 {
-        self.lines = None;
-        self.words = None;
-        self.thread
-            .take()
-            .expect("not finished twice")
-            .join()
-            .expect("the sink does not panic")
-    }
-}
-
-fn settings(server: &RedisServer) -> Redis {
-    Redis {
-        endpoint: Endpoint::Unix(server.socket()),
-        username: String::new(),
-        password: None,
-        log_db: 1,
-        value_db: 2,
-        key_prefix: String::new(),
-        max_len: 0,
-    }
-}
-
-fn unbounded(name: &str) -> Arc<Streams> {
-    Streams::new(name, Trim { max_len: 0 })
-}
-
-fn numbered(count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("line {number}")).collect()
-}
 
 /// Sends `count` numbered lines in chunks of `chunk`, calling `between` after each chunk.
 fn send_numbered(
@@ -151,6 +40,14 @@ fn assert_exactly_once(server: &RedisServer, key: &str, count: usize) {
     if let Some(at) = (0..count).find(|at| got[*at] != wanted[*at]) {
         panic!("{key} differs at {at}: {} for {}", got[at], wanted[at]);
     }
+}
+
+/// Waits until a stream has `count` entries.
+fn holds(server: &RedisServer, key: &str, count: usize) {
+    let mut client = server.client(1);
+    eventually(&format!("{key} holds {count}"), || {
+        redis::cmd("XLEN").arg(key).query::<usize>(&mut client) == Ok(count)
+    });
 }
 
 #[test]
@@ -205,6 +102,109 @@ fn a_frozen_server_loses_and_doubles_nothing() {
     });
     assert_eq!(sink.finish(), 0);
     assert_exactly_once(&server, "logs:app:frozen:info", 20_000);
+}
+
+#[test]
+fn what_a_killed_server_forgot_is_sent_again() {
+    let mut server = RedisServer::start(&[]);
+    let streams = unbounded("forgot");
+    let sink = Sink::start(settings(&server), 64 << 20);
+    send_numbered(&sink, &streams, 3_000, 100, |index| {
+        if index == 10 {
+            redis::cmd("SAVE")
+                .exec(&mut server.client(0))
+                .expect("SAVE");
+        }
+    });
+    holds(&server, "logs:app:forgot:info", 3_000);
+    // It comes back with the snapshot: a part of the stream, whose end is lost.
+    server.kill();
+    server.up();
+    holds(&server, "logs:app:forgot:info", 3_000);
+    assert_exactly_once(&server, "logs:app:forgot:info", 3_000);
+    // And now with nothing.
+    std::fs::remove_file(server.data()).expect("a snapshot");
+    server.kill();
+    server.up();
+    holds(&server, "logs:app:forgot:info", 3_000);
+    assert_eq!(sink.finish(), 0);
+    assert_exactly_once(&server, "logs:app:forgot:info", 3_000);
+}
+
+#[test]
+fn what_redis_had_long_enough_is_not_brought_back() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("deleted");
+    let mut sink = Sink::start(settings(&server), 8 << 20);
+    send_numbered(&sink, &streams, 100, 100, |_| {});
+    let mut client = server.client(1);
+    let pings = |client: &mut redis::Connection| -> u64 {
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(client)
+            .expect("INFO");
+        u64::from(stats.contains("cmdstat_ping"))
+    };
+    eventually("the sink has asked once more", || pings(&mut client) > 0);
+    redis::cmd("DEL")
+        .arg("logs:app:deleted:info")
+        .exec(&mut client)
+        .expect("DEL");
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .exec(&mut client)
+        .expect("CLIENT KILL");
+    sink.wait("connection lost", |gauge| !gauge.connected);
+    sink.lines(&streams, ["new".to_owned()]);
+    assert_eq!(sink.finish(), 0);
+    assert_eq!(messages(&mut client, "logs:app:deleted:info"), ["new"]);
+}
+
+#[test]
+fn trimmed_entries_are_not_taken_for_lost() {
+    let server = RedisServer::start(&["--stream-node-max-entries", "10"]);
+    let streams = Streams::new("short", Trim { max_len: 50 });
+    let sink = Sink::start(settings(&server), 64 << 20);
+    let mut killer = server.client(1);
+    send_numbered(&sink, &streams, 20_000, 100, |index| {
+        if index % 20 == 10 {
+            let _: redis::RedisResult<i64> = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query(&mut killer);
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    let got = messages(&mut killer, "logs:app:short:info");
+    assert_eq!(got, numbered(20_000)[20_000 - got.len()..]);
+    assert!(got.len() >= 50, "{}", got.len());
+}
+
+#[test]
+fn exact_length_and_age() {
+    let server = RedisServer::start(&[]);
+    let exact = Keep {
+        exact: true,
+        ..Keep::default()
+    };
+    let aged = Keep {
+        max_age_ms: 400,
+        exact: true,
+    };
+    let short = Streams::keeping("exact", Trim { max_len: 17 }, exact);
+    let young = Streams::keeping("aged", Trim { max_len: 0 }, aged);
+    let sink = Sink::start(settings(&server), 8 << 20);
+    send_numbered(&sink, &short, 1_000, 10, |_| {});
+    send_numbered(&sink, &young, 100, 1, |_| {
+        std::thread::sleep(Duration::from_millis(10));
+    });
+    assert_eq!(sink.finish(), 0);
+    let mut client = server.client(1);
+    let got = messages(&mut client, "logs:app:exact:info");
+    assert_eq!(got, numbered(1_000)[983..]);
+    let all = entries(&mut client, "logs:app:aged:info");
+    let (first, last) = (all[0].ms(), all[all.len() - 1].ms());
+    assert!(last - first <= 400, "{first} to {last}");
+    assert!(all.len() < 60 && all[all.len() - 1].message() == "line 99");
 }
 
 #[test]
@@ -419,6 +419,114 @@ fn a_wrong_password_is_told_apart_and_a_rotated_one_is_read() {
     assert_eq!(sink.finish(), 0);
     let mut client = server.client_as(1, "", "right");
     assert_eq!(messages(&mut client, "logs:app:secret:info").len(), 10);
+}
+
+/// A stream of increments and sets over `keys` keys, and what they must come to.
+fn counts(sink: &Sink, streams: &Arc<Streams>, rounds: usize, mut between: impl FnMut(usize)) {
+    for round in 0..rounds {
+        for key in ["a", "b", "c"] {
+            sink.word(Record::Count(Count {
+                streams: Arc::clone(streams),
+                key: key.to_owned(),
+                what: CountKind::Increment(1),
+            }));
+        }
+        // `d` is always set, then incremented.
+        for what in [
+            CountKind::Set((round * 10).to_string()),
+            CountKind::Increment(7),
+        ] {
+            sink.word(Record::Count(Count {
+                streams: Arc::clone(streams),
+                key: "d".to_owned(),
+                what,
+            }));
+        }
+        between(round);
+    }
+}
+
+fn assert_counted(server: &RedisServer, name: &str, rounds: usize) {
+    let mut client = server.client(2);
+    for key in ["a", "b", "c"] {
+        let value: usize = redis::cmd("GET")
+            .arg(format!("wrapp:{name}:{key}"))
+            .query(&mut client)
+            .expect("a counter");
+        assert_eq!(value, rounds, "{key}");
+    }
+    let value: usize = redis::cmd("GET")
+        .arg(format!("wrapp:{name}:d"))
+        .query(&mut client)
+        .expect("a counter");
+    assert_eq!(value, (rounds - 1) * 10 + 7, "SET and INCR in order");
+}
+
+#[test]
+fn counters_count_once_while_connections_are_killed() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("counted");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    let mut killer = server.client(0);
+    counts(&sink, &streams, 6_000, |round| {
+        if round % 300 == 150 {
+            let _: redis::RedisResult<i64> = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query(&mut killer);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "counted", 6_000);
+}
+
+#[test]
+fn counters_of_a_frozen_server_count_once() {
+    let server = RedisServer::start(&[]);
+    let streams = unbounded("thawed");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    counts(&sink, &streams, 300, |round| {
+        std::thread::sleep(Duration::from_millis(1));
+        if round == 100 {
+            server.signal(libc::SIGSTOP);
+        }
+        if round == 200 {
+            // The sink gives the connection up; thawed, the server finds its commands.
+            std::thread::sleep(Duration::from_millis(10_500));
+            server.signal(libc::SIGCONT);
+        }
+    });
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "thawed", 300);
+}
+
+#[test]
+fn counters_that_a_killed_server_forgot_are_counted_again() {
+    let mut server = RedisServer::start(&[]);
+    let streams = unbounded("recount");
+    let sink = Sink::start(settings(&server), 8 << 20);
+    counts(&sink, &streams, 200, |round| {
+        if round == 100 {
+            redis::cmd("SAVE")
+                .exec(&mut server.client(0))
+                .expect("SAVE");
+        }
+    });
+    let counted = |server: &RedisServer| {
+        let mut client = server.client(2);
+        eventually("all is counted", || {
+            redis::cmd("GET")
+                .arg("wrapp:recount:d")
+                .query::<Option<u64>>(&mut client)
+                == Ok(Some(1_997))
+        });
+    };
+    counted(&server);
+    server.kill();
+    server.up();
+    counted(&server);
+    assert_eq!(sink.finish(), 0);
+    assert_counted(&server, "recount", 200);
 }
 
 #[test]

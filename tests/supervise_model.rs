@@ -138,6 +138,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         max_line: 1024,
         trim: Trim { max_len: 10 },
         capture: Default::default(),
+        keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),
     }
 }

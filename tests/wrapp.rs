@@ -46,7 +46,14 @@ fn a_run_with_its_streams_values_words_and_exit_code() {
     let status = texts(&server, "status");
     assert_eq!(status.first(), info.first().map(Entry::message).as_ref());
     assert_eq!(status.last(), Some(&end));
-    assert!(status.contains(&"Executable exited with code 3.".to_owned()));
+    let between: Vec<&str> = status[1..status.len() - 1]
+        .iter()
+        .map(|text| text.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.'))
+        .collect();
+    assert_eq!(
+        between,
+        ["Started with pid ", "Ready", "Executable exited with code "]
+    );
     let error = "Error waiting for command to finish: exit status 3";
     assert_eq!(texts(&server, "error"), [error]);
 
@@ -717,4 +724,76 @@ fn pools_by_markers_are_where_readers_of_both_kinds_look() {
         assert_eq!(get(&key).as_deref(), Some(expected), "{property}");
         assert_eq!(expiry(&server, &key), -1, "{property}");
     }
+}
+
+// What it makes of lines.
+
+#[test]
+fn bytes_are_kept_as_they_are() {
+    let server = RedisServer::start(&[]);
+    let script =
+        r"printf '10%%\r50%%\r100%%\n\033[31mred\033[0m\na\377\376\000b\r\n \t\r\n\nno end'";
+    let mut wrapp = start(Some(&server), script);
+    assert_eq!(wrapp.code(), Some(0));
+    let written: Vec<Vec<u8>> = stream(&server, "info")
+        .into_iter()
+        .filter(|entry| entry.field("source").is_some())
+        .map(|entry| entry.fields[0].1.clone())
+        .collect();
+    let expected: [&[u8]; 4] = [
+        b"10%\r50%\r100%",
+        b"\x1b[31mred\x1b[0m",
+        b"a\xff\xfe\0b",
+        b"no end",
+    ];
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn markers_are_what_they_were() {
+    let server = RedisServer::start(&[]);
+    let script = "echo 'hello {{counter}} mid {{value:42}} end'; echo '{{counter:}}{{counter42}}'; \
+                  echo '{{zeros:007}}' >&2; echo '{{long:12345678901234567890}}'; \
+                  echo '{{neg:-5}}{{flt:3.14}}{{a b}}{{a:b}}{{:5}}{{__NEW_RUN_2025-01-01_00-00-00}}'";
+    let mut wrapp = start(Some(&server), script);
+    assert_eq!(wrapp.code(), Some(0));
+    assert_eq!(
+        lines(&server),
+        [
+            "hello  mid  end",
+            "{{neg:-5}}{{flt:3.14}}{{a b}}{{a:b}}{{:5}}{{__NEW_RUN_2025-01-01_00-00-00}}"
+        ]
+    );
+    for (key, expected) in [
+        ("counter", "2"),
+        ("counter42", "1"),
+        ("value", "42"),
+        ("zeros", "007"),
+        ("long", "12345678901234567890"),
+    ] {
+        let key = format!("wrapp:app:{key}");
+        assert_eq!(value(&server, &key).as_deref(), Some(expected), "{key}");
+        assert_eq!(expiry(&server, &key), -1);
+    }
+}
+
+#[test]
+fn blocks_are_what_they_were() {
+    let server = RedisServer::start(&[]);
+    let script = r"printf '>>|\n  one\n    two {{m:1}}\n\n|<<\n'; printf '>>|whole|<< rest\n'; \
+                  printf 'stray|<<\n'; printf '>>|first\n>>|second\nx|<<\n'";
+    let mut wrapp = start(Some(&server), script);
+    assert_eq!(wrapp.code(), Some(0));
+    assert_eq!(
+        lines(&server),
+        [
+            "one\n    two",
+            "whole",
+            " rest",
+            "stray",
+            "first",
+            "second\nx"
+        ]
+    );
+    assert_eq!(value(&server, "wrapp:app:m").as_deref(), Some("1"));
 }

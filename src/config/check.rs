@@ -19,7 +19,7 @@ use super::kind::show;
 use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
-use super::{Agent, Config, Environment, Form, Health, Loaded, Redis, Service, Spool};
+use super::{Agent, Config, Environment, Form, Health, Loaded, Overflow, Redis, Service, Spool};
 use super::{crash, single, units};
 use crate::nearest::nearest;
 use crate::service::ServiceName;
@@ -171,11 +171,15 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let health = fields.inner(cx, "health");
     let spool = fields.inner(cx, "spool");
     let memory = spool.size(cx, "memory", MIN_MEMORY..=MAX_MEMORY);
+    let disk = spool.size(cx, "disk", 0..=MAX_DISK);
+    let overflow = spool.choice(cx, "overflow", OVERFLOWS);
     Config {
         agent,
         redis,
         spool: Spool {
             memory: memory.unwrap_or(8 << 20),
+            disk: disk.unwrap_or(64 << 20),
+            overflow: overflow.unwrap_or(Overflow::DropOldest),
         },
         crash,
         health: Health {
@@ -188,6 +192,13 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
 /// Less holds not even one batch; more is not on a board.
 const MIN_MEMORY: u64 = 4 << 10;
 const MAX_MEMORY: u64 = 64 << 30;
+/// Above what any board's disk holds; sums of sizes stay far from overflow.
+const MAX_DISK: u64 = 1 << 50;
+
+const OVERFLOWS: &[(&str, Overflow)] = &[
+    ("drop_oldest", Overflow::DropOldest),
+    ("block", Overflow::Block),
+];
 
 fn agent(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Agent {
     let state_dir = fields.absolute(cx, "state_dir");

@@ -124,6 +124,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         max_line,
         trim,
         capture,
+        keep,
         pools,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
@@ -144,6 +145,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
         (*capture == new.capture, "crash", Restart),
+        (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
     ]);
     changed.extend(started_with(process, &new.process));
@@ -210,7 +212,11 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
     let Config {
         agent,
         redis,
-        spool: Spool { memory },
+        spool: Spool {
+            memory,
+            disk,
+            overflow,
+        },
         // Its tracing is each service's own.
         crash,
         health: Health { compute },
@@ -235,6 +241,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         key_prefix,
         // Each service's own number says it.
         max_len: _,
+        tls,
+        sentinel,
     } = redis;
     let (to, there) = (&new.agent, &new.redis);
     let credentials = *username == there.username && *password == there.password;
@@ -279,7 +287,15 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
             "crash.debug_dirs",
             AgentRestart,
         ),
+        (*tls == there.tls, "redis.tls", AgentRestart),
+        (*sentinel == there.sentinel, "redis.sentinel", AgentRestart),
         (*memory == new.spool.memory, "spool.memory", AgentRestart),
+        (*disk == new.spool.disk, "spool.disk", AgentRestart),
+        (
+            *overflow == new.spool.overflow,
+            "spool.overflow",
+            AgentRestart,
+        ),
         (
             *compute == new.health.compute,
             "health.compute",

@@ -18,6 +18,14 @@ pub struct Address {
     pub username: Option<String>,
     pub password: Option<String>,
     pub db: Option<u32>,
+    pub transport: Transport,
+}
+
+/// `redis://` or `rediss://`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Plain,
+    Tls,
 }
 
 fn wrong<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, Wrong> {
@@ -37,15 +45,12 @@ pub fn url(text: &str) -> Result<Address, Wrong> {
         return wrong("a URL with `?` or `#` is not understood", FORM);
     }
     match scheme {
-        "redis" | "tcp" => tcp_url(rest),
+        "redis" | "tcp" => tcp_url(rest, Transport::Plain),
+        "rediss" => tcp_url(rest, Transport::Tls),
         "unix" | "redis+unix" => unix_url(rest),
-        "rediss" => wrong(
-            "TLS is not in this version of the agent yet",
-            "use redis://, or a local TLS proxy",
-        ),
         other => wrong(
             format!("`{other}://` is not a kind of Redis URL"),
-            match nearest(other, ["redis", "unix"]) {
+            match nearest(other, ["redis", "rediss", "unix"]) {
                 Some(near) => format!("did you mean `{near}://`?"),
                 None => FORM.to_owned(),
             },
@@ -65,10 +70,11 @@ fn unix_url(rest: &str) -> Result<Address, Wrong> {
         username: None,
         password: None,
         db: None,
+        transport: Transport::Plain,
     })
 }
 
-fn tcp_url(rest: &str) -> Result<Address, Wrong> {
+fn tcp_url(rest: &str, transport: Transport) -> Result<Address, Wrong> {
     let (user, rest) = match rest.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
         None => (None, rest),
@@ -90,6 +96,7 @@ fn tcp_url(rest: &str) -> Result<Address, Wrong> {
         username,
         password,
         db,
+        transport,
     })
 }
 
@@ -211,6 +218,7 @@ mod tests {
         let bare = url("redis://localhost").unwrap();
         assert_eq!(bare.endpoint, tcp("localhost", 6379));
         assert_eq!((bare.username, bare.password, bare.db), (None, None, None));
+        assert_eq!(url("rediss://h").unwrap().transport, Transport::Tls);
         assert_eq!(url("redis://:x@h/").unwrap().password.as_deref(), Some("x"));
         assert_eq!(url("redis://[::1]:7").unwrap().endpoint, tcp("::1", 7));
         assert_eq!(
@@ -223,7 +231,6 @@ mod tests {
     fn urls_that_are_none() {
         for (text, message) in [
             ("localhost:6379", "the URL has no scheme"),
-            ("rediss://h", "TLS is not in this version of the agent yet"),
             ("http://h", "`http://` is not a kind of Redis URL"),
             ("redis://h:0", "`0` is not a port"),
             ("redis://h:65536", "`65536` is not a port"),

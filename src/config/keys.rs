@@ -141,18 +141,18 @@ pub const REDIS: &[Key] = &[
 ];
 
 const TLS: &[Key] = &[
-    later("ca_file", Text),
-    later("cert_file", Text),
-    later("key_file", Text),
-    later("server_name", Text),
+    key("ca_file", Text),
+    key("cert_file", Text),
+    key("key_file", Text),
+    key("server_name", Text),
 ];
 
-const SENTINEL: &[Key] = &[later("master", Text), later("nodes", Texts)];
+const SENTINEL: &[Key] = &[key("master", Text), key("nodes", Texts)];
 
 pub const SPOOL: &[Key] = &[
     key("memory", Size),
-    later("disk", Size),
-    off_by("overflow", Text, Off::Text("drop_oldest")),
+    key("disk", Size),
+    key("overflow", Text),
 ];
 
 const CRASH: &[Key] = &[
@@ -235,8 +235,8 @@ pub const STOP: &[Key] = &[key("signal", Text), key("timeout", Duration)];
 
 pub const STREAM: &[Key] = &[
     key("max_len", Integer),
-    later("max_age", Text),
-    later("exact", Flag),
+    key("max_age", Duration),
+    key("exact", Flag),
 ];
 
 /// One health pool.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::handoff::PoolSettings;
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 /// What the process environment says about the configuration, as read at the edge: each
@@ -113,6 +113,28 @@ pub struct Redis {
     pub key_prefix: String,
     /// Entries per stream where the service does not say otherwise; 0 is unbounded.
     pub max_len: u64,
+    /// `None`: no TLS.
+    pub tls: Option<Tls>,
+    pub sentinel: Option<Sentinel>,
+}
+
+/// Files are read again at every connection: certificates rotate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `None`: the system's bundle.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and its key, for mutual TLS.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// The name in the server's certificate; `None`: the host.
+    pub server_name: Option<String>,
+}
+
+/// Who knows which server is the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    pub master: String,
+    /// Asked in this order.
+    pub nodes: Vec<Endpoint>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +179,8 @@ impl std::fmt::Debug for Redis {
             .field("value_db", &self.value_db)
             .field("key_prefix", &self.key_prefix)
             .field("max_len", &self.max_len)
+            .field("tls", &self.tls)
+            .field("sentinel", &self.sentinel)
             .finish()
     }
 }
@@ -166,6 +190,18 @@ impl std::fmt::Debug for Redis {
 pub struct Spool {
     /// Bytes.
     pub memory: u64,
+    /// Bytes below `state_dir`; 0 is memory only.
+    pub disk: u64,
+    pub overflow: Overflow,
+}
+
+/// What happens when memory and disk are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest lines go, and are counted.
+    DropOldest,
+    /// The pipes are not read: the child waits.
+    Block,
 }
 
 /// How crashes are noticed, analysed and kept.
@@ -227,6 +263,7 @@ pub struct Service {
     pub max_line: usize,
     pub trim: Trim,
     pub capture: Tracing,
+    pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
 }
 

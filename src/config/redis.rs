@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::diagnose::Diagnostic;
-use super::endpoint::{self, Address, DEFAULT_PORT};
+use super::endpoint::{self, Address, DEFAULT_PORT, Transport};
 use super::fields::{At, Fields, absolute};
 use super::found::Check;
 use super::units::{self, Wrong};
-use super::{Endpoint, Environment, Form, Redis, Secret};
+use super::{Endpoint, Environment, Form, Redis, Secret, Sentinel, Tls};
 
 /// Who wins where both speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ impl Default for Redis {
             value_db: 2,
             key_prefix: String::new(),
             max_len: 1000,
+            tls: None,
+            sentinel: None,
         }
     }
 }
@@ -48,9 +50,6 @@ pub fn read(
     environment: &Environment,
     precedence: Precedence,
 ) -> Redis {
-    // Opened for their diagnostics: none of their keys is built yet.
-    fields.inner(cx, "tls");
-    fields.inner(cx, "sentinel");
     let url = place(cx, fields);
     let typed_endpoint = url.is_some();
     let mut redis = Redis::default();
@@ -66,6 +65,10 @@ pub fn read(
         .unwrap_or(redis.max_len);
     let prefix = fields.parsed(cx, "key_prefix", units::key_part);
     redis.key_prefix = prefix.unwrap_or_default();
+    let tls = fields.inner(cx, "tls");
+    redis.tls = read_tls(cx, &tls, redis.tls.take());
+    let sentinel = fields.inner(cx, "sentinel");
+    redis.sentinel = read_sentinel(cx, &sentinel);
     credentials(cx, fields, &mut redis);
     let over = |typed: bool| precedence == Precedence::Environment || !typed;
     if let Some(address) = &environment.redis_addr
@@ -86,6 +89,7 @@ pub fn read(
 /// A URL's database is meant for everything; `log_db` and `value_db` say it more precisely.
 pub fn apply(redis: &mut Redis, address: Address) {
     redis.endpoint = address.endpoint;
+    redis.tls = (address.transport == Transport::Tls).then(Tls::default);
     redis.username = address.username.unwrap_or_default();
     redis.password = address.password.map(Secret::Inline);
     if let Some(db) = address.db {
@@ -127,7 +131,72 @@ fn place(cx: &mut Check, fields: &Fields<'_>) -> Option<Address> {
         username: None,
         password: None,
         db: None,
+        transport: Transport::Plain,
     })
+}
+
+/// TLS is on where the URL says so or any of its keys is given.
+fn read_tls(cx: &mut Check, fields: &Fields<'_>, from_url: Option<Tls>) -> Option<Tls> {
+    let mut file = |name: &str| {
+        let text = fields.text(name).filter(|text| !text.value.is_empty())?;
+        path(cx, name, text)
+    };
+    let (ca_file, cert_file, key_file) = (file("ca_file"), file("cert_file"), file("key_file"));
+    let server_name = fields.owned("server_name").filter(|name| !name.is_empty());
+    let own = match (cert_file, key_file) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            let known = ["cert_file", "key_file"];
+            if let Some(place) = known.iter().find_map(|name| fields.key_place(name)) {
+                let message = "`cert_file` and `key_file` belong together";
+                cx.error(place, message, "give both for mutual TLS, or none");
+            }
+            None
+        }
+    };
+    if ca_file.is_none() && own.is_none() && server_name.is_none() {
+        return from_url;
+    }
+    Some(Tls {
+        ca_file,
+        own,
+        server_name,
+    })
+}
+
+fn read_sentinel(cx: &mut Check, fields: &Fields<'_>) -> Option<Sentinel> {
+    let master = fields.text("master").filter(|text| !text.value.is_empty());
+    let nodes = fields.texts("nodes").unwrap_or_default();
+    match (master, nodes.is_empty()) {
+        (None, true) => None,
+        (Some(master), false) => Some(Sentinel {
+            master: master.value.to_owned(),
+            nodes: nodes
+                .into_iter()
+                .filter_map(|node| {
+                    // Sentinels listen on a port of their own.
+                    let text = match node.value.contains(':') {
+                        true => node.value.to_owned(),
+                        false => format!("{}:26379", node.value),
+                    };
+                    cx.accept(node.place, endpoint::host_and_port(&text))
+                })
+                .collect(),
+        }),
+        (Some(_), true) | (None, false) => {
+            let known = ["master", "nodes"];
+            if let Some(place) = known.iter().find_map(|name| fields.key_place(name)) {
+                let message = "`master` and `nodes` of [redis] sentinel belong together";
+                cx.error(
+                    place,
+                    message,
+                    "write { master = \"mymaster\", nodes = [\"host:26379\"] }",
+                );
+            }
+            None
+        }
+    }
 }
 
 fn credentials(cx: &mut Check, fields: &Fields<'_>, redis: &mut Redis) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::handoff::PoolSettings;
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 use super::diagnose::Place;
@@ -70,6 +70,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         max_line: 256 << 10,
         trim: Trim { max_len },
         capture: Tracing::default(),
+        keep: Keep::default(),
         pools: Arc::from([]),
     }
 }
@@ -117,6 +118,15 @@ pub fn read(
     if let Some(entries) = stream.number(cx, "max_len", 0..=u64::MAX >> 1) {
         out.trim = Trim { max_len: entries };
     }
+    // Spelled out as a default it is empty.
+    if stream
+        .text("max_age")
+        .is_some_and(|age| !age.value.is_empty())
+        && let Some(age) = stream.duration(cx, "max_age", Duration::from_secs(1))
+    {
+        out.keep.max_age_ms = age.as_millis() as u64;
+    }
+    out.keep.exact = stream.flag("exact").unwrap_or(false);
     out.pools = pools(cx, fields, out.name.as_str()).into();
     // Opened for its diagnostics: not built yet.
     fields.inner(cx, "debug");

@@ -6,11 +6,17 @@
 //! chatterbox cannot push out the others' lines; life-cycle entries go last.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::stream::{Parcel, Stream};
-use crate::record::{Entry, Lines, StatusEvent, StreamKind, Streams};
+use super::ledger::Drop;
+use super::orders::{Left, ReadBack};
+use super::runs::Runs;
+use super::segment::Tag;
+use super::shelf::Shelf;
+use super::stream::{Body, Doubt, Parcel, Stream};
+use crate::record::{Entry, Lines, RunMark, StatusEvent, StreamKind, Streams};
 
 #[derive(Debug)]
 pub struct Backlog {
@@ -24,6 +30,10 @@ pub struct Backlog {
     entries: u64,
     losses: HashMap<Arc<str>, Loss>,
     dropped: u64,
+    /// Bytes of what was acknowledged a moment ago; beside `held`, at most a quarter of the
+    /// bound.
+    recent: usize,
+    pub runs: Runs,
 }
 
 /// What a service lost and was not told yet.
@@ -46,6 +56,8 @@ impl Backlog {
             entries: 0,
             losses: HashMap::new(),
             dropped: 0,
+            recent: 0,
+            runs: Runs::default(),
         }
     }
 
@@ -63,6 +75,10 @@ impl Backlog {
     pub fn push_entry(&mut self, entry: Entry, now: Instant) {
         self.entries += 1;
         let streams = Arc::clone(&entry.streams);
+        if let Some(mark @ RunMark::Begins) = entry.run_mark() {
+            let order = self.stream(&streams, entry.kind).arrived();
+            self.runs.mark(&streams, entry.kind, order, mark);
+        }
         self.held += self.stream(&streams, entry.kind).push_entry(entry, now);
     }
 
@@ -111,15 +127,185 @@ impl Backlog {
     pub fn release(&mut self, parcel: &Parcel) {
         self.held = self.held.saturating_sub(parcel.cost());
         self.entries = self.entries.saturating_sub(parcel.len() as u64);
+        if let Body::Entry(entry) = parcel.body()
+            && let Some(mark @ RunMark::Ends) = entry.run_mark()
+        {
+            self.runs
+                .mark(&entry.streams, entry.kind, parcel.order(), mark);
+        }
+    }
+
+    /// Delivered: kept a moment longer, in case Redis forgets it.
+    pub fn acknowledged(&mut self, index: usize, parcel: Parcel, now: Instant) {
+        self.release(&parcel);
+        let Some(stream) = self.streams.get_mut(index) else {
+            return;
+        };
+        if parcel.claim().is_none() {
+            return;
+        }
+        let before = stream.recent.cost();
+        stream.recent.keep(parcel, now, stream.streams.trim.max_len);
+        while self.recent + stream.recent.cost() > before + self.bound / 4
+            && stream.recent.cost() > 0
+        {
+            stream.recent.forget_oldest();
+        }
+        self.recent = self.recent + stream.recent.cost() - before;
+    }
+
+    /// Redis answered at `heard`.
+    pub fn forget_safe(&mut self, heard: Instant) {
+        for stream in &mut self.streams {
+            let before = stream.recent.cost();
+            stream.recent.forget_safe(heard);
+            self.recent = self.recent + stream.recent.cost() - before;
+        }
+    }
+
+    /// When Redis last acknowledged something that it may still forget.
+    pub fn newest_recent(&self) -> Option<Instant> {
+        if self.recent == 0 {
+            return None;
+        }
+        self.streams
+            .iter()
+            .filter_map(|stream| stream.recent.newest())
+            .max()
+    }
+
+    /// The connection is gone: what was acknowledged a moment ago is to be checked.
+    pub fn doubt_recent(&mut self) {
+        self.recent = 0;
+        for stream in &mut self.streams {
+            for parcel in stream.recent.drain().collect::<Vec<_>>() {
+                self.held += parcel.cost();
+                self.entries += parcel.len() as u64;
+                stream.put_back(parcel);
+            }
+        }
+    }
+
+    /// Entries that neither Redis nor the journal has.
+    pub fn unwritten(&self) -> u64 {
+        self.streams
+            .iter()
+            .flat_map(|stream| stream.parcels_from(stream.shelf.written))
+            .filter(|parcel| parcel.doubt() != Doubt::Acknowledged)
+            .map(|parcel| parcel.len() as u64)
+            .sum()
+    }
+
+    /// Entries that Redis never acknowledged.
+    pub fn undelivered(&self) -> u64 {
+        let rechecked: u64 = self.streams.iter().map(Stream::rechecked).sum();
+        self.entries.saturating_sub(rechecked)
+    }
+
+    /// What an earlier life left on the disk.
+    pub fn revive(&mut self, left: &Left, now: Instant) {
+        self.entries += left.entries;
+        let stream = self.stream(&left.streams, left.kind);
+        stream.begin_at(left.end);
+        stream.shelf = Shelf {
+            tag: Some(left.tag),
+            upto: left.end,
+            written: left.end,
+            away: match left.entries {
+                0 => 0..0,
+                _ => left.floor..left.end,
+            },
+            away_entries: left.entries,
+            away_since: Some(now),
+            away_ms: left.span.clone(),
+            told: left.floor,
+            ..Shelf::default()
+        };
+    }
+
+    /// Lets go of what the journal holds too.
+    pub fn put_away(&mut self, now: Instant) {
+        let keep = (self.bound / 4 / self.streams.len().max(1)).max(32 << 10);
+        for stream in &mut self.streams {
+            let freed = stream.put_away(keep, now);
+            self.held = self.held.saturating_sub(freed);
+        }
+    }
+
+    /// The journal brought a stream's entries back.
+    pub fn bring_back(&mut self, tag: Tag, parcels: Vec<Parcel>, upto: u64, read: ReadBack) {
+        let Some(index) = self.tagged(tag) else {
+            return;
+        };
+        let span = self.streams[index].shelf.away_ms.clone();
+        let (bytes, missing) = self.streams[index].bring_back(parcels, upto);
+        self.held += bytes;
+        self.entries = self.entries.saturating_sub(missing);
+        if read == ReadBack::Damaged {
+            self.note_loss(index, missing.max(1), span);
+        }
+    }
+
+    /// The journal gave a stream's oldest entries up.
+    pub fn lose_away(&mut self, drop: &Drop) {
+        let Some(index) = self.tagged(drop.tag) else {
+            return;
+        };
+        while let Some(parcel) = self.streams[index].drop_below(drop.below) {
+            self.lose(index, &parcel);
+        }
+        let count = self.streams[index].give_up_away(drop.below);
+        self.entries = self.entries.saturating_sub(count);
+        self.note_loss(index, count, drop.from_ms..drop.to_ms);
+    }
+
+    /// A stream that refuses for good gives up what is away.
+    pub fn lose_all_away(&mut self, index: usize) -> u64 {
+        let Some(stream) = self.streams.get_mut(index) else {
+            return 0;
+        };
+        let span = stream.shelf.away_ms.clone();
+        let count = stream.give_up_away(u64::MAX);
+        self.entries = self.entries.saturating_sub(count);
+        self.note_loss(index, count, span);
+        count
+    }
+
+    fn tagged(&self, tag: Tag) -> Option<usize> {
+        self.streams
+            .iter()
+            .position(|stream| stream.shelf.tag == Some(tag))
+    }
+
+    /// Something is done that the journal was not told.
+    pub fn has_untold(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|stream| stream.shelf.told < stream.shelf.upto)
+    }
+
+    /// Beyond what holding up the lines can help: words come all the time, and one chunk of
+    /// lines may be larger than a small bound.
+    pub fn is_overfull(&self) -> bool {
+        const WORDS: usize = 16 << 20;
+        self.held >= self.bound.saturating_mul(2).saturating_add(WORDS)
+    }
+
+    pub fn is_half_full(&self) -> bool {
+        self.held >= self.bound / 2
     }
 
     /// Gives a parcel up: released, counted, to be told.
     pub fn lose(&mut self, index: usize, parcel: &Parcel) {
         self.release(parcel);
-        let Some(stream) = self.streams.get(index) else {
+        let at_ms = parcel.at_ms();
+        self.note_loss(index, parcel.len() as u64, at_ms..at_ms);
+    }
+
+    fn note_loss(&mut self, index: usize, count: u64, span: Range<u64>) {
+        let Some(stream) = self.streams.get(index).filter(|_| count > 0) else {
             return;
         };
-        let count = parcel.len() as u64;
         self.dropped += count;
         stream.streams.tally.add_dropped(count);
         let loss = self
@@ -128,12 +314,12 @@ impl Backlog {
             .or_insert_with(|| Loss {
                 streams: Arc::clone(&stream.streams),
                 count: 0,
-                from_ms: parcel.at_ms(),
-                to_ms: parcel.at_ms(),
+                from_ms: span.start,
+                to_ms: span.end,
             });
         loss.count += count;
-        loss.from_ms = loss.from_ms.min(parcel.at_ms());
-        loss.to_ms = loss.to_ms.max(parcel.at_ms());
+        loss.from_ms = loss.from_ms.min(span.start);
+        loss.to_ms = loss.to_ms.max(span.end);
     }
 
     /// Drops the oldest until the bound holds again: lines of the fullest stream first.

@@ -7,51 +7,85 @@ use bytes::Bytes;
 
 use super::id::EntryId;
 use super::resp::{array_header, bulk_string, decimal, decimal_width};
-use crate::record::{Source, Trim};
+use crate::record::{Keep, Source, Trim};
 
 /// The constant parts of one stream's XADDs.
 #[derive(Debug)]
 pub struct Header {
     /// `$4 XADD $n <key>`
     command: Vec<u8>,
-    /// `$6 MAXLEN $1 ~ $n <max_len>`; empty when the stream is unbounded.
+    /// `$6 MAXLEN $1 ~ $n <max_len>`; empty when the length is unbounded.
     trim: Vec<u8>,
+    /// `$5 MINID $1 ~`; empty when the age is unbounded.
+    age: Vec<u8>,
+    max_age_ms: u64,
 }
 
 /// Whether this XADD also trims. It need not on every one: `~` is approximate anyway, and a
 /// batch's last entry does (about a tenth of Redis' time is saved).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trimming {
-    Now,
+    Length,
+    /// Entries below this millisecond.
+    Age(u64),
     Later,
 }
 
 impl Header {
-    pub fn new(key: &str, trim: Trim) -> Header {
+    pub fn new(key: &str, trim: Trim, keep: Keep) -> Header {
         let mut command = Vec::new();
         bulk_string(&mut command, b"XADD");
         bulk_string(&mut command, key.as_bytes());
+        let strictly: &[u8] = if keep.exact { b"=" } else { b"~" };
         let mut encoded = Vec::new();
         if trim.max_len > 0 {
             bulk_string(&mut encoded, b"MAXLEN");
-            bulk_string(&mut encoded, b"~");
+            bulk_string(&mut encoded, strictly);
             bulk_string(&mut encoded, trim.max_len.to_string().as_bytes());
+        }
+        let mut age = Vec::new();
+        if keep.max_age_ms > 0 {
+            bulk_string(&mut age, b"MINID");
+            bulk_string(&mut age, strictly);
         }
         Header {
             command,
             trim: encoded,
+            age,
+            max_age_ms: keep.max_age_ms,
+        }
+    }
+
+    /// How the entry at this place in the stream trims, when it does. One XADD takes only
+    /// one of length and age: where both are bounded they alternate.
+    pub fn trimming(&self, order: u64, id_ms: u64) -> Trimming {
+        let age = Trimming::Age(id_ms.saturating_sub(self.max_age_ms));
+        match (self.trim.is_empty(), self.age.is_empty()) {
+            (true, true) => Trimming::Later,
+            (false, true) => Trimming::Length,
+            (true, false) => age,
+            (false, false) if order.is_multiple_of(2) => Trimming::Length,
+            (false, false) => age,
         }
     }
 
     fn begin(&self, out: &mut Vec<u8>, fields: usize, trimming: Trimming, id: Option<EntryId>) {
         let trim: &[u8] = match trimming {
-            Trimming::Now => &self.trim,
+            Trimming::Length => &self.trim,
+            Trimming::Age(_) => &self.age,
             Trimming::Later => &[],
         };
         let trim_arguments = if trim.is_empty() { 0 } else { 3 };
         array_header(out, 3 + trim_arguments + 2 * fields);
         out.extend_from_slice(&self.command);
         out.extend_from_slice(trim);
+        if let Trimming::Age(below) = trimming {
+            out.push(b'$');
+            decimal(out, decimal_width(below) as u64);
+            out.extend_from_slice(b"\r\n");
+            decimal(out, below);
+            out.extend_from_slice(b"\r\n");
+        }
         match id {
             Some(id) => {
                 out.push(b'$');
@@ -104,13 +138,14 @@ pub fn line(
 pub fn entry(
     out: &mut Vec<u8>,
     header: &Header,
+    trimming: Trimming,
     id: Option<EntryId>,
     message: &[u8],
     fields: &[(&'static str, Bytes)],
     ts: Option<u64>,
 ) {
     let count = 1 + fields.len() + usize::from(ts.is_some());
-    header.begin(out, count, Trimming::Now, id);
+    header.begin(out, count, trimming, id);
     out.extend_from_slice(b"$7\r\nmessage\r\n");
     bulk_string(out, message);
     for (name, value) in fields {
@@ -150,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_well_formed_command() {
-        let header = Header::new("logs:app:x:info", Trim { max_len: 1000 });
+        let header = Header::new("logs:app:x:info", Trim { max_len: 1000 }, Keep::default());
         let mut out = Vec::new();
         let id = Some(EntryId { ms: 17, seq: 2000 });
         let mut wanted = Line {
@@ -159,7 +194,7 @@ mod tests {
             partial: true,
             ts: Some(9),
         };
-        line(&mut out, &header, Trimming::Now, id, &wanted);
+        line(&mut out, &header, Trimming::Length, id, &wanted);
         assert_eq!(
             words(&out).join(" "),
             "XADD logs:app:x:info MAXLEN ~ 1000 17-2000 \
@@ -176,11 +211,53 @@ mod tests {
     }
 
     #[test]
+    fn length_and_age_alternate() {
+        let keep = Keep {
+            max_age_ms: 1_000,
+            exact: true,
+        };
+        let header = Header::new("k", Trim { max_len: 7 }, keep);
+        let mut out = Vec::new();
+        entry(
+            &mut out,
+            &header,
+            header.trimming(4, 9_000),
+            None,
+            b"m",
+            &[],
+            None,
+        );
+        assert_eq!(words(&out).join(" "), "XADD k MAXLEN = 7 * message m");
+        out.clear();
+        entry(
+            &mut out,
+            &header,
+            header.trimming(5, 9_000),
+            None,
+            b"m",
+            &[],
+            None,
+        );
+        assert_eq!(words(&out).join(" "), "XADD k MINID = 8000 * message m");
+        let only_age = Header::new("k", Trim { max_len: 0 }, keep);
+        assert_eq!(only_age.trimming(4, 9_000), Trimming::Age(8_000));
+    }
+
+    #[test]
     fn an_unbounded_stream_is_never_trimmed() {
-        let header = Header::new("k", Trim { max_len: 0 });
+        let header = Header::new("k", Trim { max_len: 0 }, Keep::default());
         let mut out = Vec::new();
         let fields = [("event", Bytes::from_static(b"start"))];
-        entry(&mut out, &header, None, b"m", &fields, None);
+        assert_eq!(header.trimming(0, 5), Trimming::Later);
+        entry(
+            &mut out,
+            &header,
+            Trimming::Later,
+            None,
+            b"m",
+            &fields,
+            None,
+        );
         assert_eq!(words(&out).join(" "), "XADD k * message m event start");
     }
 }

@@ -9,6 +9,10 @@
 //! never answered              in doubt: looked up on the next connection (stream.rs)
 //! ```
 //!
+//! What was answered within the last two seconds is looked up too: a server that died may
+//! have forgotten it. It is safe once Redis has answered anything two seconds later; where
+//! nothing else is asked by then, a `PING` is.
+//!
 //! From the first refusal on (`OOM`, `READONLY`, …) one small batch is in flight until one
 //! passes. A stream that refuses by itself (`WRONGTYPE`, `NOPERM`) is retried alone, holds
 //! up no other, and gives up what has waited for a minute.
@@ -17,9 +21,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
+use super::lookup::{LOOKUP, Seen, entry_id, seen};
+use super::recent::MEMORY;
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command};
-use super::stream::{Ids, Parcel, Stuck, last_generated_id};
+use super::segment::{Claim, Tag};
+use super::stream::{Doubt, Ids, Parcel, Stuck};
 
 /// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
 /// in flight reach the server's own limit).
@@ -67,6 +74,7 @@ struct Flight {
 enum Ask {
     Info,
     Range,
+    Ping,
     Add {
         parcel: Parcel,
         /// Entries answered so far.
@@ -93,6 +101,13 @@ pub struct Delivery {
     turn: usize,
     refusing: Option<Instant>,
     acknowledged: Option<Instant>,
+    /// When Redis last said anything.
+    heard: Option<Instant>,
+    connected: bool,
+    /// IDs that the journal must know before they are sent, by stream.
+    claims: Vec<(usize, Vec<Claim>)>,
+    /// When the safe ones among the acknowledged were last forgotten.
+    tidied: Option<Instant>,
     notices: Vec<Notice>,
 }
 
@@ -105,6 +120,10 @@ impl Delivery {
             turn: 0,
             refusing: None,
             acknowledged: None,
+            heard: None,
+            connected: false,
+            claims: Vec::new(),
+            tidied: None,
             notices: Vec::new(),
         }
     }
@@ -112,15 +131,21 @@ impl Delivery {
     /// A new connection: what was known of the streams is known no more.
     pub fn connected(&mut self) {
         self.refusing = None;
+        self.connected = true;
         for stream in self.backlog.streams() {
             stream.ids = Ids::Unknown;
+            stream.withdraw_claims();
         }
     }
 
     /// The connection is gone: what was sent and not answered is in doubt.
     pub fn disconnected(&mut self) {
         self.batches = 0;
+        self.connected = false;
         self.acknowledged = None;
+        if let Some(heard) = self.heard {
+            self.backlog.forget_safe(heard);
+        }
         for flight in std::mem::take(&mut self.flights) {
             if let Ask::Add {
                 parcel,
@@ -128,13 +153,106 @@ impl Delivery {
                 refused,
             } = flight.ask
             {
-                let unanswered = parcel.part(answered..parcel.len()).doubted();
-                self.settle(flight.stream, &parcel, answered, &refused);
+                let unanswered = parcel.part(answered..parcel.len());
+                let unanswered = unanswered.doubted(Doubt::Unanswered);
+                self.settle(flight.stream, &parcel, answered, &refused, self.heard);
                 if let Some(stream) = self.backlog.streams().get_mut(flight.stream) {
                     stream.put_back(unanswered);
                 }
             }
         }
+        self.backlog.doubt_recent();
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// What the journal should know before anything more of these streams is sent.
+    pub fn claims_wanted(&mut self) -> Vec<(usize, Vec<Claim>)> {
+        std::mem::take(&mut self.claims)
+    }
+
+    pub fn wants_claims(&self) -> bool {
+        !self.claims.is_empty()
+    }
+
+    pub fn claims_known(&mut self, streams: &[usize]) {
+        for index in streams {
+            if let Some(stream) = self.backlog.streams().get_mut(*index) {
+                stream.claims_known();
+            }
+        }
+    }
+
+    /// What is in flight of one stream, without what is answered.
+    fn flying(&self, index: usize) -> impl Iterator<Item = Parcel> + '_ {
+        self.flights
+            .iter()
+            .filter(move |flight| flight.stream == index)
+            .filter_map(|flight| match &flight.ask {
+                Ask::Add {
+                    parcel, answered, ..
+                } => Some(parcel.part(*answered..parcel.len())),
+                Ask::Info | Ask::Range | Ask::Ping => None,
+            })
+    }
+
+    /// What the journal does not have of a stream, up to the last that was queued before
+    /// `older_than`, about `bytes` of it.
+    pub fn unwritten(&self, index: usize, older_than: Instant, bytes: usize) -> Vec<Parcel> {
+        let Some(stream) = self.backlog.view().get(index) else {
+            return Vec::new();
+        };
+        let from = stream.shelf.upto;
+        let mut all: Vec<Parcel> = self
+            .flying(index)
+            .filter(|parcel| parcel.order() >= from)
+            .collect();
+        let flew = all.iter().map(Parcel::end).max().unwrap_or(0);
+        let mut old = all.iter().any(|parcel| parcel.queued() <= older_than);
+        let mut size: usize = all.iter().map(Parcel::cost).sum();
+        for parcel in stream.parcels_from(from) {
+            let young = parcel.queued() > older_than;
+            // No gap may be left below what flies: a refused entry waits again.
+            if parcel.order() >= flew && (young || size >= bytes) {
+                break;
+            }
+            if parcel.doubt() == Doubt::Acknowledged {
+                continue;
+            }
+            old |= !young;
+            size += parcel.cost();
+            all.push(parcel.clone());
+        }
+        if !old {
+            return Vec::new();
+        }
+        all.sort_by_key(Parcel::order);
+        all
+    }
+
+    /// Below which orders everything is done, where the journal does not know it.
+    pub fn floors(&mut self) -> Vec<(Tag, u64)> {
+        let mut floors = Vec::new();
+        for index in 0..self.backlog.view().len() {
+            let flying = self.flying(index).map(|parcel| parcel.order()).min();
+            let Some(stream) = self.backlog.streams().get_mut(index) else {
+                continue;
+            };
+            let Some(tag) = stream.shelf.tag else {
+                continue;
+            };
+            if stream.shelf.told >= stream.shelf.upto {
+                continue;
+            }
+            let floor = stream.floor(flying);
+            if floor > stream.shelf.told {
+                stream.shelf.told = floor;
+                floors.push((tag, floor));
+            }
+        }
+        floors
     }
 
     /// Nothing is on its way.
@@ -161,12 +279,35 @@ impl Delivery {
             .backlog
             .view()
             .iter()
-            .filter(|stream| stream.has_waiting())
+            .filter(|stream| stream.is_ready())
             .filter_map(|stream| stream.stuck.map(|stuck| stuck.retry_at))
             .min();
-        match (self.refusing, stuck) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        [self.refusing, stuck, self.ping_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When to ask whether Redis is still there, so that what it acknowledged is safe.
+    fn ping_due(&self) -> Option<Instant> {
+        if !self.flights.is_empty() {
+            return None;
+        }
+        Some(self.backlog.newest_recent()? + MEMORY)
+    }
+
+    /// Forgets what is safe, now and then.
+    fn tidy(&mut self, now: Instant) {
+        const NOW_AND_THEN: Duration = Duration::from_millis(250);
+        if self
+            .tidied
+            .is_some_and(|at| now.saturating_duration_since(at) < NOW_AND_THEN)
+        {
+            return;
+        }
+        self.tidied = Some(now);
+        if let Some(heard) = self.heard {
+            self.backlog.forget_safe(heard);
         }
     }
 
@@ -176,6 +317,16 @@ impl Delivery {
             self.backlog.tell_losses(now, now_ms);
         }
         self.expire_stuck(now);
+        self.tidy(now);
+        if self.ping_due().is_some_and(|due| now >= due) {
+            command(out, &[b"PING"]);
+            self.flights.push_back(Flight {
+                stream: 0,
+                ask: Ask::Ping,
+                ends_batch: true,
+            });
+            self.batches += 1;
+        }
         let allowed = match self.refusing {
             Some(retry_at) if now < retry_at => return,
             Some(_) => 1,
@@ -221,7 +372,7 @@ impl Delivery {
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         let stream = self.backlog.streams().get_mut(index)?;
-        if !stream.has_waiting() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
+        if !stream.is_ready() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
             return None;
         }
         let (ask, sent) = match stream.ids {
@@ -230,6 +381,13 @@ impl Delivery {
                 stream.ids = Ids::Asking;
                 command(out, &[b"XINFO", b"STREAM", stream.key.as_bytes()]);
                 (Ask::Info, 0)
+            }
+            Ids::Ours { .. } if stream.lacks_claim() => {
+                let claims = stream.claim_ahead();
+                if !claims.is_empty() {
+                    self.claims.push((index, claims));
+                }
+                return None;
             }
             Ids::Ours { .. } | Ids::Servers => {
                 let mut room = entries;
@@ -268,9 +426,15 @@ impl Delivery {
             return Err(Hangup(format!("a reply to nothing: {reply:?}")));
         };
         let index = flight.stream;
+        self.heard = Some(now);
         let finished = match &mut flight.ask {
+            // Any answer will do, also an error.
+            Ask::Ping => {
+                self.backlog.forget_safe(now);
+                Ok(())
+            }
             Ask::Info => self.info(index, reply, now, out),
-            Ask::Range => self.range(index, reply, now),
+            Ask::Range => self.range(index, reply, now, out),
             Ask::Add {
                 parcel,
                 answered,
@@ -292,7 +456,8 @@ impl Delivery {
                     self.flights.push_front(flight);
                     return outcome;
                 }
-                self.finish(index, parcel, refused);
+                let refused = std::mem::take(refused);
+                self.finish(index, parcel.clone(), &refused, now);
                 outcome
             }
         };
@@ -313,22 +478,32 @@ impl Delivery {
     }
 
     /// Every entry of a parcel is answered.
-    fn finish(&mut self, index: usize, parcel: &Parcel, refused: &[Refused]) {
+    fn finish(&mut self, index: usize, parcel: Parcel, refused: &[Refused], now: Instant) {
         if refused.is_empty() {
-            self.backlog.release(parcel);
+            self.backlog.acknowledged(index, parcel, now);
             return;
         }
-        self.settle(index, parcel, parcel.len(), refused);
+        self.settle(index, &parcel, parcel.len(), refused, Some(now));
     }
 
     /// The first `answered` entries of a parcel have their answers: what was refused waits
     /// again, the rest is done.
-    fn settle(&mut self, index: usize, parcel: &Parcel, answered: usize, refused: &[Refused]) {
+    fn settle(
+        &mut self,
+        index: usize,
+        parcel: &Parcel,
+        answered: usize,
+        refused: &[Refused],
+        heard: Option<Instant>,
+    ) {
         let mut refused = refused.iter().peekable();
         for entry in 0..answered {
             let one = parcel.part(entry..entry + 1);
             match refused.next_if(|refused| refused.entry == entry) {
-                None => self.backlog.release(&one),
+                None => match heard {
+                    Some(heard) => self.backlog.acknowledged(index, one, heard),
+                    None => self.backlog.release(&one),
+                },
                 Some(refused) => {
                     if let Some(stream) = self.backlog.streams().get_mut(index) {
                         stream.put_back(if refused.keeps_claim {
@@ -407,6 +582,9 @@ impl Delivery {
                 count += parcel.len() as u64;
                 self.backlog.lose(index, &parcel);
             }
+            if self.has_expired_away(index, now) {
+                count += self.backlog.lose_all_away(index);
+            }
             self.tell_gave_up(index, count);
         }
     }
@@ -420,6 +598,15 @@ impl Delivery {
             .oldest()
             .is_some_and(|parcel| impatient(parcel.queued()));
         (refusing && waited).then(|| stream.drop_oldest()).flatten()
+    }
+
+    /// A stream has refused for a minute, and what is only on the disk has waited as long.
+    fn has_expired_away(&self, index: usize, now: Instant) -> bool {
+        let impatient = |since: Instant| now.saturating_duration_since(since) >= STUCK_PATIENCE;
+        self.backlog.view().get(index).is_some_and(|stream| {
+            stream.stuck.is_some_and(|stuck| impatient(stuck.since))
+                && stream.shelf.away_since.is_some_and(impatient)
+        })
     }
 
     fn tell_gave_up(&mut self, index: usize, count: u64) {
@@ -446,31 +633,43 @@ impl Delivery {
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<(), Hangup> {
-        let Some(stream) = self.backlog.streams().get_mut(index) else {
-            return Ok(());
-        };
-        let last = match reply {
+        let seen = match reply {
             Reply::Error(error) => match classify(error) {
-                Refusal::NoSuchKey => Some(super::id::EntryId::ZERO),
+                Refusal::NoSuchKey => Some(Seen::NOTHING),
                 class => return self.info_refused(index, class, error, now),
             },
-            reply => last_generated_id(reply),
+            reply => seen(reply),
         };
-        let Some(last) = last else {
+        match seen {
+            Some(seen) => self.look_up(index, seen, out),
             // No such field (a server of another kind): let it give the IDs.
-            stream.ids = Ids::Servers;
-            let key = stream.key.clone();
-            self.notices.push(Notice::ServerIds { key });
-            return Ok(());
+            None => self.let_server_count(index),
+        }
+        Ok(())
+    }
+
+    /// Looks the lowest of the doubtful entries up; where none is left, sending may begin.
+    fn look_up(&mut self, index: usize, seen: Seen, out: &mut Vec<u8>) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
         };
-        let Some((low, high)) = stream.doubtful_range(last) else {
-            stream.ids = Ids::Ours { last };
-            return Ok(());
+        let Some((low, high)) = stream.doubtful_range(seen.last) else {
+            stream.ids = Ids::Ours { last: seen.last };
+            return;
         };
-        stream.ids = Ids::Verifying { last };
-        let (low, high) = (low.to_string(), high.to_string());
-        let key = stream.key.as_bytes();
-        command(out, &[b"XRANGE", key, low.as_bytes(), high.as_bytes()]);
+        stream.ids = Ids::Verifying { seen, upto: high };
+        let (low, high, count) = (low.to_string(), high.to_string(), LOOKUP.to_string());
+        command(
+            out,
+            &[
+                b"XRANGE",
+                stream.key.as_bytes(),
+                low.as_bytes(),
+                high.as_bytes(),
+                b"COUNT",
+                count.as_bytes(),
+            ],
+        );
         // Behind everything that is in flight, as a batch of its own.
         self.flights.push_back(Flight {
             stream: index,
@@ -478,7 +677,20 @@ impl Delivery {
             ends_batch: true,
         });
         self.batches += 1;
-        Ok(())
+    }
+
+    /// We may not ask for the last ID: Redis gives the IDs of this stream.
+    fn let_server_count(&mut self, index: usize) {
+        let Some(stream) = self.backlog.streams().get_mut(index) else {
+            return;
+        };
+        stream.ids = Ids::Servers;
+        let key = stream.key.clone();
+        let believed = stream.believe();
+        for parcel in &believed {
+            self.backlog.release(parcel);
+        }
+        self.notices.push(Notice::ServerIds { key });
     }
 
     fn info_refused(
@@ -507,26 +719,34 @@ impl Delivery {
             | Refusal::IdTooSmall
             | Refusal::NoSuchKey
             | Refusal::NotAnInteger
-            | Refusal::Never => {
-                stream.ids = Ids::Servers;
-                let key = stream.key.clone();
-                self.notices.push(Notice::ServerIds { key });
-            }
+            | Refusal::Never => self.let_server_count(index),
         }
         Ok(())
     }
 
-    /// `XRANGE` over the doubtful entries was answered.
-    fn range(&mut self, index: usize, reply: &Reply<'_>, now: Instant) -> Result<(), Hangup> {
+    /// `XRANGE` over doubtful entries was answered.
+    fn range(
+        &mut self,
+        index: usize,
+        reply: &Reply<'_>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Hangup> {
         let Some(stream) = self.backlog.streams().get_mut(index) else {
             return Ok(());
         };
-        let Ids::Verifying { last } = stream.ids else {
+        let Ids::Verifying { seen, upto } = stream.ids else {
             return Ok(());
         };
-        stream.ids = Ids::Ours { last };
         let done = match reply {
-            Reply::Array(found) => stream.resolve(last, found),
+            Reply::Array(found) => {
+                // A full page ends where its last entry stands.
+                let end = match found.last().and_then(entry_id) {
+                    Some(last) if found.len() >= LOOKUP => last,
+                    Some(_) | None => upto,
+                };
+                stream.resolve(seen, end, found)
+            }
             Reply::Error(error) => match classify(error) {
                 Refusal::Connection | Refusal::Credentials => {
                     return Err(Hangup(String::from_utf8_lossy(error).into_owned()));
@@ -534,22 +754,23 @@ impl Delivery {
                 Refusal::Later => {
                     stream.ids = Ids::Unknown;
                     self.hold(String::from_utf8_lossy(error).into_owned(), now);
-                    Vec::new()
+                    return Ok(());
                 }
-                // Unverifiable: rather twice than never.
                 Refusal::Forbidden
                 | Refusal::WrongType
                 | Refusal::IdTooSmall
                 | Refusal::NoSuchKey
                 | Refusal::NotAnInteger
-                | Refusal::Never => stream.resolve(last, &[]),
+                | Refusal::Never => stream.unverifiable(seen),
             },
-            Reply::Text(_) | Reply::Integer(_) | Reply::Nil => stream.resolve(last, &[]),
+            Reply::Text(_) | Reply::Integer(_) | Reply::Nil => stream.unverifiable(seen),
         };
-        for parcel in &done {
+        for parcel in done {
+            // Kept once more: this server may forget it too.
             self.acknowledged = Some(now);
-            self.backlog.release(parcel);
+            self.backlog.acknowledged(index, parcel, now);
         }
+        self.look_up(index, seen, out);
         Ok(())
     }
 }

@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command, parse};
-use crate::config::{Endpoint, Redis, Secret};
+use super::{sentinel, tls};
+use crate::config::{Endpoint, Redis, Secret, Tls};
 
 /// For connecting and for each reply of the handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +43,7 @@ pub enum Why {
 
 /// Connects to database `db`.
 pub async fn connect(settings: &Redis, db: u32) -> Result<Box<dyn Wire>, Away> {
-    let mut wire = match timeout(PATIENCE, open(&settings.endpoint)).await {
+    let mut wire = match timeout(PATIENCE, find(settings)).await {
         Ok(Ok(wire)) => wire,
         Ok(Err(error)) => return Err(outage(settings, &error.to_string())),
         Err(_) => return Err(outage(settings, "no answer")),
@@ -63,7 +64,16 @@ fn outage(settings: &Redis, reason: &str) -> Away {
     }
 }
 
-async fn open(endpoint: &Endpoint) -> io::Result<Box<dyn Wire>> {
+/// Where the settings say, or where a sentinel says that the master is.
+async fn find(settings: &Redis) -> io::Result<Box<dyn Wire>> {
+    let tls = settings.tls.as_ref();
+    match &settings.sentinel {
+        None => open(&settings.endpoint, tls).await,
+        Some(sentinel) => open(&sentinel::master(sentinel, tls).await?, tls).await,
+    }
+}
+
+pub async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> io::Result<Box<dyn Wire>> {
     match endpoint {
         Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
         Endpoint::Tcp { host, port } => {
@@ -72,7 +82,10 @@ async fn open(endpoint: &Endpoint) -> io::Result<Box<dyn Wire>> {
                 match TcpStream::connect(address).await {
                     Ok(stream) => {
                         stream.set_nodelay(true)?;
-                        return Ok(Box::new(stream));
+                        return match tls {
+                            None => Ok(Box::new(stream)),
+                            Some(tls) => Ok(Box::new(tls::wrap(stream, tls, host).await?)),
+                        };
                     }
                     Err(error) => failure = error,
                 }

@@ -1,10 +1,10 @@
-//! outbox → backlog → Redis: the sink's two loops.
+//! outbox → backlog → Redis: the sink's first loop, and how both begin.
 //!
-//! One connection carries the streams, a second one values and health, so that a flood of
-//! lines never delays health. Both loops receive records all the time, also while they
+//! One connection carries the streams, a second one values and health (value_loop.rs). Both loops receive records all the time, also while they
 //! connect: the sink makes nobody wait but the readers of pipes, and those only while Redis
 //! acknowledges ([`Intake`]).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -12,15 +12,18 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backlog::Backlog;
 use super::delivery::{Delivery, Hangup, Notice};
+use super::desk::Desk;
 use super::link::{Link, Voice};
 use super::redis::Wire;
 use super::session::Session;
-use super::values::{Trouble, Values};
+use super::spool::WhenFull;
+use super::value_loop::ValueLoop;
+use super::values::Values;
 use crate::clock::now_ms;
 use crate::config;
 use crate::event::Event;
 use crate::handoff::SinkGauge;
-use crate::record::{Entry, Record, StreamKind};
+use crate::record::Record;
 
 /// What the sink still does after the last record was sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,46 +52,56 @@ const GAUGE_EVERY: Duration = Duration::from_millis(200);
 /// Bytes that may wait for the socket before no further batch is encoded.
 const UNWRITTEN: usize = 128 << 10;
 
-/// [`run_until`] with [`FAREWELL`].
-pub async fn run(
-    redis: config::Redis,
-    spool: config::Spool,
-    lines: mpsc::Receiver<Record>,
-    words: mpsc::Receiver<Record>,
-    inbox: mpsc::Sender<Event>,
-    gauge: watch::Sender<SinkGauge>,
-) -> u64 {
-    run_until(FAREWELL, redis, spool, lines, words, inbox, gauge).await
+/// What the sink is made from.
+pub struct Settings {
+    pub redis: config::Redis,
+    pub spool: config::Spool,
+    /// Where the journal is; `None` where there is no place for one.
+    pub folder: Option<PathBuf>,
+    pub farewell: Farewell,
 }
 
-/// Runs until both lanes are closed and everything is delivered, or `farewell.patience` has
-/// passed. Returns how many entries were not delivered.
+/// Runs until both lanes are closed and everything is delivered, or the
+/// farewell's patience has passed.
+/// Returns how many entries were neither delivered nor left to the journal.
 ///
 /// `lines` is the lane of what services write: not received from while the backlog is full
 /// and Redis acknowledges, so that the pipes fill. `words` is everybody else's, and always
 /// received from.
-pub async fn run_until(
-    farewell: Farewell,
-    redis: config::Redis,
-    spool: config::Spool,
+pub async fn run(
+    settings: Settings,
     lines: mpsc::Receiver<Record>,
     words: mpsc::Receiver<Record>,
     inbox: mpsc::Sender<Event>,
     gauge: watch::Sender<SinkGauge>,
 ) -> u64 {
+    let Settings {
+        redis,
+        spool,
+        folder,
+        farewell,
+    } = settings;
+    let bound = usize::try_from(spool.memory).unwrap_or(usize::MAX);
+    let mut delivery = Delivery::new(Backlog::new(&redis.key_prefix, bound));
+    let (mut desk, counts) = Desk::open(&spool, folder, &mut delivery).await;
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
+    let mut values = Values::new(&redis.key_prefix, &counts.id);
+    values
+        .counts
+        .revive(&counts.counts, std::time::Instant::now());
     let values = ValueLoop {
-        values: Values::new(&redis.key_prefix),
+        values,
         records: Some(from_streams),
         errata: to_streams,
         farewell,
         closing: None,
+        notebook: desk.notebook(),
     };
     let value_link = Link::new(redis.clone(), redis.value_db, Voice::Silent);
-    let bound = usize::try_from(spool.memory).unwrap_or(usize::MAX);
     let streams = StreamLoop {
-        delivery: Delivery::new(Backlog::new(&redis.key_prefix, bound)),
+        delivery,
+        desk,
         intake: Intake {
             lines: Some(lines),
             words: Some(words),
@@ -100,11 +113,15 @@ pub async fn run_until(
         behind: false,
         farewell,
         closing: None,
+        follows: match redis.sentinel {
+            None => Follows::Settings,
+            Some(_) => Follows::Sentinels,
+        },
     };
     let log_db = redis.log_db;
     let stream_link = Link::new(redis, log_db, Voice::Speaks { inbox, gauge });
-    let (undelivered, ()) = tokio::join!(streams.run(stream_link), values.run(value_link));
-    undelivered
+    let (desk, ()) = tokio::join!(streams.run(stream_link), values.run(value_link));
+    desk.close().await
 }
 
 /// Where records come from.
@@ -142,7 +159,7 @@ impl Intake {
     }
 }
 
-async fn receive_from(lane: &mut Option<mpsc::Receiver<Record>>) -> Option<Record> {
+pub async fn receive_from(lane: &mut Option<mpsc::Receiver<Record>>) -> Option<Record> {
     match lane {
         Some(lane) => lane.recv().await,
         None => std::future::pending().await,
@@ -150,7 +167,7 @@ async fn receive_from(lane: &mut Option<mpsc::Receiver<Record>>) -> Option<Recor
 }
 
 /// Why serving a connection ended.
-enum End {
+pub enum End {
     /// Everything is delivered, or there is no time left.
     Finished,
     Lost(String),
@@ -158,6 +175,7 @@ enum End {
 
 struct StreamLoop {
     delivery: Delivery,
+    desk: Desk,
     intake: Intake,
     /// Closed when nothing more can come for the value loop.
     to_values: Option<mpsc::Sender<Record>>,
@@ -168,10 +186,18 @@ struct StreamLoop {
     farewell: Farewell,
     /// When to stop waiting for Redis.
     closing: Option<Instant>,
+    follows: Follows,
+}
+
+/// Who says where Redis is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follows {
+    Settings,
+    Sentinels,
 }
 
 impl StreamLoop {
-    async fn run(mut self, mut link: Link) -> u64 {
+    async fn run(mut self, mut link: Link) -> Desk {
         loop {
             let Some(wire) = self.until_connected(&mut link).await else {
                 break;
@@ -187,8 +213,8 @@ impl StreamLoop {
                 }
             }
         }
-        let (_, entries) = self.delivery.backlog.held();
-        entries
+        self.desk.leave(&mut self.delivery).await;
+        self.desk
     }
 
     /// Receives while connecting; `None` when there is nothing to connect for any more.
@@ -203,10 +229,18 @@ impl StreamLoop {
             if self.is_finished() {
                 return None;
             }
-            let deadline = [self.closing, self.gauge_due()].into_iter().flatten().min();
+            self.desk.attend(&mut self.delivery);
+            let deadline = [
+                self.closing,
+                self.gauge_due(),
+                self.desk.deadline(&self.delivery),
+            ];
+            let deadline = deadline.into_iter().flatten().min();
+            let lines_welcome = self.lines_welcome();
             tokio::select! {
                 outcome = &mut event => return Some(outcome),
-                record = self.intake.receive(true) => self.absorb(record).await,
+                told = self.desk.told() => self.desk.take(told, &mut self.delivery),
+                record = self.intake.receive(lines_welcome) => self.absorb(record).await,
                 () = until(deadline) => self.show(false),
             }
         }
@@ -220,6 +254,7 @@ impl StreamLoop {
                 return End::Finished;
             }
             let owed = !self.delivery.is_idle();
+            self.desk.attend(&mut self.delivery);
             if session.unwritten() < UNWRITTEN {
                 let now = Instant::now();
                 self.delivery
@@ -227,6 +262,9 @@ impl StreamLoop {
                 if !owed {
                     session.start_waiting();
                 }
+            }
+            if self.desk.clears_claims(&mut self.delivery) {
+                continue;
             }
             let lines_welcome = self.lines_welcome();
             let deadline = self.deadline(&session, lines_welcome);
@@ -243,6 +281,7 @@ impl StreamLoop {
                         link.proved();
                     }
                 }
+                told = self.desk.told() => self.desk.take(told, &mut self.delivery),
                 record = self.intake.receive(lines_welcome) => self.absorb(record).await,
                 () = until(deadline) => {
                     if !self.delivery.is_idle() && Instant::now() >= session.deadline() {
@@ -259,15 +298,24 @@ impl StreamLoop {
         let outcome = session.replies(|reply, out| self.delivery.reply(reply, now, out));
         for notice in self.delivery.notices() {
             tell(&notice);
+            // A master that was demoted: the sentinels know the new one.
+            if let (Notice::Refusing { error }, Follows::Sentinels) = (&notice, self.follows)
+                && error.starts_with("READONLY")
+            {
+                return Err(Hangup(error.clone()));
+            }
         }
         outcome
     }
 
-    /// A full backlog holds the readers up only while Redis acknowledges; otherwise the
-    /// oldest lines make room.
+    /// A full backlog holds the readers up while Redis acknowledges or the disk is about to
+    /// take some; otherwise the oldest lines make room.
     fn lines_welcome(&self) -> bool {
-        !(self.delivery.backlog.is_full()
-            && self.delivery.is_acknowledging(std::time::Instant::now()))
+        if !self.delivery.backlog.is_full() {
+            return true;
+        }
+        let now = std::time::Instant::now();
+        !self.delivery.is_acknowledging(now) && self.desk.when_full(now) == WhenFull::Drop
     }
 
     fn deadline(&self, session: &Session, lines_welcome: bool) -> Option<Instant> {
@@ -281,6 +329,7 @@ impl StreamLoop {
             acknowledging,
             self.closing,
             self.gauge_due(),
+            self.desk.deadline(&self.delivery),
         ]
         .into_iter()
         .flatten()
@@ -300,7 +349,8 @@ impl StreamLoop {
             }
             None => {}
         }
-        if self.delivery.backlog.is_full() && self.lines_welcome() {
+        let backlog = &self.delivery.backlog;
+        if backlog.is_overfull() || (backlog.is_full() && self.lines_welcome()) {
             self.delivery.backlog.shrink();
         }
         if self.intake.is_closed() && self.closing.is_none() {
@@ -371,131 +421,7 @@ fn tell(notice: &Notice) {
     }
 }
 
-struct ValueLoop {
-    values: Values,
-    records: Option<mpsc::Receiver<Record>>,
-    errata: mpsc::Sender<Record>,
-    farewell: Farewell,
-    closing: Option<Instant>,
-}
-
-impl ValueLoop {
-    async fn run(mut self, mut link: Link) {
-        loop {
-            let Some(wire) = self.until_waited(link.establish()).await else {
-                return;
-            };
-            self.values.connected();
-            let end = self.serve(wire, &mut link).await;
-            self.values.disconnected();
-            match end {
-                End::Finished => return,
-                End::Lost(reason) => {
-                    tracing::debug!("value connection: {reason}");
-                    self.until_waited(link.down(&reason)).await;
-                }
-            }
-        }
-    }
-
-    async fn until_waited<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(event);
-        loop {
-            if self.is_finished() {
-                return None;
-            }
-            let farewell = self.closing;
-            tokio::select! {
-                outcome = &mut event => return Some(outcome),
-                record = receive_from(&mut self.records) => self.absorb(record),
-                () = until(farewell) => {}
-            }
-        }
-    }
-
-    async fn serve(&mut self, wire: Box<dyn Wire>, link: &mut Link) -> End {
-        let mut session = Session::new(wire);
-        loop {
-            if self.is_finished() {
-                return End::Finished;
-            }
-            if self.values.is_idle() {
-                self.values
-                    .fill(std::time::Instant::now(), session.output());
-                session.start_waiting();
-            }
-            let renewal = self.values.deadline().map(Instant::from_std);
-            let silence = (!self.values.is_idle()).then(|| session.deadline());
-            let renewal = renewal.filter(|_| self.values.is_idle());
-            let deadline = [renewal, silence, self.closing].into_iter().flatten().min();
-            tokio::select! {
-                progress = session.progress() => {
-                    if let Err(error) = progress {
-                        return End::Lost(error.to_string());
-                    }
-                    if let Err(Hangup(reason)) = self.take_replies(&mut session) {
-                        return End::Lost(reason);
-                    }
-                    link.proved();
-                }
-                record = receive_from(&mut self.records) => self.absorb(record),
-                () = until(deadline) => {
-                    if !self.values.is_idle() && Instant::now() >= session.deadline() {
-                        return End::Lost("no answer for 10 s".to_owned());
-                    }
-                }
-            }
-        }
-    }
-
-    fn take_replies(&mut self, session: &mut Session) -> Result<(), Hangup> {
-        let values = &mut self.values;
-        let errata = &self.errata;
-        session.replies(|reply, _| match values.reply(reply) {
-            None => Ok(()),
-            Some(Trouble::Hangup { error }) => Err(Hangup(error)),
-            Some(Trouble::GaugesForbidden { error }) => {
-                tracing::warn!("health and state are not published: {error}");
-                Ok(())
-            }
-            Some(Trouble::Count { count, error }) => {
-                let key = count.streams.value_key(&count.key);
-                let text = format!("Error incrementing key: {key}, error: {error}");
-                let entry = Entry::plain(&count.streams, StreamKind::Error, now_ms(), text);
-                // Where even these pile up, one of many is enough.
-                let _ = errata.try_send(Record::Entry(entry));
-                Ok(())
-            }
-        })
-    }
-
-    fn absorb(&mut self, record: Option<Record>) {
-        match record {
-            Some(Record::Count(count)) => self.values.count(count),
-            Some(Record::Gauges(gauges)) => {
-                for gauge in gauges {
-                    self.values.put(gauge);
-                }
-            }
-            Some(Record::Lines(_) | Record::Entry(_)) => {}
-            None => {
-                self.records = None;
-                self.closing = Some(Instant::now() + self.farewell.patience);
-                match self.farewell.pools {
-                    LastPools::Expire => {}
-                    LastPools::Stay => self.values.stay(),
-                }
-            }
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        self.closing
-            .is_some_and(|farewell| self.values.is_settled() || Instant::now() >= farewell)
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -3,7 +3,8 @@
 //! A parcel is a run of entries that share a moment and travel together. Its *claim* is the
 //! ID under which its first entry was sent. A parcel that was sent and never answered is in
 //! *doubt*: it may be in Redis already, so it keeps its claim, and is looked up before it
-//! is sent again. One that was answered with an error is certainly not there.
+//! is sent again. One that was answered with an error is certainly not there. One that was
+//! acknowledged is kept a while (recent.rs), because a server that dies may forget it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,8 +13,11 @@ use std::time::Instant;
 
 use super::batch::{self, Header, Trimming};
 use super::id::EntryId;
+use super::lookup::{Fate, Seen, stands_in};
+use super::recent::Recent;
 use super::resp::Reply;
-use crate::record::{Entry, Lines, StreamKind, Streams};
+use super::shelf::Shelf;
+use crate::record::{Entry, Lines, RunMark, StreamKind, Streams};
 
 /// An entry's ID must be this close (milliseconds) to its time, or it carries `ts`.
 const TS_TOLERANCE_MS: u64 = 1000;
@@ -32,16 +36,36 @@ pub struct Parcel {
     at_ms: u64,
     queued: Instant,
     claim: Option<EntryId>,
-    doubt: bool,
+    doubt: Doubt,
+}
+
+/// Whether a parcel may be in Redis already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It is not, or its answer is still awaited.
+    None,
+    /// Sent under its claim, and the answer never came.
+    Unanswered,
+    /// Acknowledged, by a server that may have lost it since.
+    Acknowledged,
 }
 
 #[derive(Clone, Debug)]
-enum Body {
+pub enum Body {
     Lines {
         lines: Arc<Lines>,
         range: Range<usize>,
     },
     Entry(Arc<Entry>),
+}
+
+impl Body {
+    pub fn run_mark(&self) -> Option<RunMark> {
+        match self {
+            Body::Lines { .. } => None,
+            Body::Entry(entry) => entry.run_mark(),
+        }
+    }
 }
 
 impl Parcel {
@@ -65,7 +89,54 @@ impl Parcel {
     }
 
     pub fn in_doubt(&self) -> bool {
+        self.doubt != Doubt::None
+    }
+
+    pub fn order(&self) -> u64 {
+        self.order
+    }
+
+    /// Behind its last entry.
+    pub fn end(&self) -> u64 {
+        self.order + self.len() as u64
+    }
+
+    pub fn claim(&self) -> Option<EntryId> {
+        self.claim
+    }
+
+    pub fn set_claim(&mut self, claim: EntryId) {
+        self.claim = Some(claim);
+    }
+
+    pub fn clear_claim(&mut self) {
+        self.claim = None;
+    }
+
+    pub fn doubt(&self) -> Doubt {
         self.doubt
+    }
+
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// Read back from the journal.
+    pub fn revived(body: Body, order: u64, at_ms: u64, now: Instant) -> Parcel {
+        Parcel {
+            body,
+            order,
+            at_ms,
+            queued: now,
+            claim: None,
+            doubt: Doubt::None,
+        }
+    }
+
+    /// What the journal knows: claimed is maybe sent.
+    pub fn claimed(mut self, claim: Option<EntryId>) -> Parcel {
+        self.claim = claim;
+        self.doubted(Doubt::Unanswered)
     }
 
     /// Bytes of memory that this parcel stands for.
@@ -82,7 +153,7 @@ impl Parcel {
         text + self.len() * ENTRY_OVERHEAD + record
     }
 
-    fn text(&self, index: usize) -> &[u8] {
+    pub fn text(&self, index: usize) -> &[u8] {
         match &self.body {
             Body::Lines { lines, range } => lines
                 .spans
@@ -118,13 +189,16 @@ impl Parcel {
     /// Certainly not in Redis: to be sent under a new ID.
     pub fn disclaimed(mut self) -> Parcel {
         self.claim = None;
-        self.doubt = false;
+        self.doubt = Doubt::None;
         self
     }
 
-    /// Sent, and the answer never came.
-    pub fn doubted(mut self) -> Parcel {
-        self.doubt = self.claim.is_some();
+    /// The connection is gone; nothing is in doubt that has no claim.
+    pub fn doubted(mut self, doubt: Doubt) -> Parcel {
+        self.doubt = match self.claim {
+            Some(_) => doubt,
+            None => Doubt::None,
+        };
         self
     }
 
@@ -138,7 +212,7 @@ impl Parcel {
             match &self.body {
                 Body::Lines { lines, range } => {
                     let trimming = if index + 1 == count {
-                        Trimming::Now
+                        header.trimming(self.order + index as u64, id_ms)
                     } else {
                         Trimming::Later
                     };
@@ -155,7 +229,8 @@ impl Parcel {
                     batch::line(out, header, trimming, id, &line);
                 }
                 Body::Entry(entry) => {
-                    batch::entry(out, header, id, &entry.message, &entry.fields, ts);
+                    let trimming = header.trimming(self.order, id_ms);
+                    batch::entry(out, header, trimming, id, &entry.message, &entry.fields, ts);
                 }
             }
         }
@@ -184,6 +259,24 @@ impl Parcel {
     }
 }
 
+impl Parcel {
+    fn fate(&self, index: usize, seen: Seen, upto: EntryId, found: &[Reply<'_>]) -> Fate {
+        let Some(id) = self.claim.filter(|_| self.in_doubt()) else {
+            return Fate::Waits;
+        };
+        let id = id.nth(index);
+        if id > seen.last || id > upto {
+            Fate::Waits
+        } else if seen.trimmed_below.is_some_and(|first| id < first)
+            || stands_in(found, id).is_some_and(|fields| self.is_content(index, fields))
+        {
+            Fate::There
+        } else {
+            Fate::Absent
+        }
+    }
+}
+
 /// What is known of a stream's IDs on this connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids {
@@ -192,7 +285,7 @@ pub enum Ids {
     /// `XINFO STREAM` is under way.
     Asking,
     /// `XRANGE` over the doubtful entries is under way.
-    Verifying { last: EntryId },
+    Verifying { seen: Seen, upto: EntryId },
     /// The stream's `last-generated-id`, or the last one that we sent.
     Ours { last: EntryId },
     /// We may not ask: Redis gives the IDs, and delivery is at least once.
@@ -216,6 +309,8 @@ pub struct Stream {
     pub header: Header,
     pub ids: Ids,
     pub stuck: Option<Stuck>,
+    pub recent: Recent,
+    pub shelf: Shelf,
     parcels: VecDeque<Parcel>,
     arrived: u64,
     /// Bytes of what waits here (not of what is in flight).
@@ -226,12 +321,14 @@ impl Stream {
     pub fn new(streams: &Arc<Streams>, kind: StreamKind, key_prefix: &str) -> Stream {
         let key = format!("{key_prefix}{}", streams.key(kind));
         Stream {
-            header: Header::new(&key, streams.trim),
+            header: Header::new(&key, streams.trim, streams.keep),
             streams: Arc::clone(streams),
             kind,
             key,
             ids: Ids::Unknown,
             stuck: None,
+            recent: Recent::default(),
+            shelf: Shelf::default(),
             parcels: VecDeque::new(),
             arrived: 0,
             waiting: 0,
@@ -259,7 +356,7 @@ impl Stream {
             at_ms,
             queued: now,
             claim: None,
-            doubt: false,
+            doubt: Doubt::None,
         };
         self.arrived += parcel.len() as u64;
         let cost = parcel.cost();
@@ -270,12 +367,59 @@ impl Stream {
 
     /// A reload changed the service's settings: the queue stays, the trimming follows.
     pub fn adopt(&mut self, streams: &Arc<Streams>) {
-        self.header = Header::new(&self.key, streams.trim);
+        self.header = Header::new(&self.key, streams.trim, streams.keep);
         self.streams = Arc::clone(streams);
     }
 
     pub fn has_waiting(&self) -> bool {
         !self.parcels.is_empty()
+    }
+
+    /// Continues behind what an earlier life left.
+    pub fn begin_at(&mut self, order: u64) {
+        self.arrived = order;
+    }
+
+    /// Behind the last entry that came.
+    pub fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    pub fn parcels(&self) -> impl Iterator<Item = &Parcel> {
+        self.parcels.iter()
+    }
+
+    /// Those from an order on.
+    pub fn parcels_from(&self, order: u64) -> impl Iterator<Item = &Parcel> {
+        self.parcels.range(self.place_of(order)..)
+    }
+
+    /// Where the parcel that begins at an order stands, or would stand.
+    pub fn place_of(&self, order: u64) -> usize {
+        self.parcels.partition_point(|other| other.order < order)
+    }
+
+    pub fn parcels_mut(&mut self) -> impl Iterator<Item = &mut Parcel> {
+        self.parcels.iter_mut()
+    }
+
+    /// Removes the parcels from a place on for as long as `wanted` says so.
+    pub fn remove_while(&mut self, place: usize, wanted: impl Fn(&Parcel) -> bool) -> Vec<Parcel> {
+        let count = self
+            .parcels
+            .range(place..)
+            .take_while(|p| wanted(p))
+            .count();
+        let removed: Vec<Parcel> = self.parcels.drain(place..place + count).collect();
+        let cost: usize = removed.iter().map(Parcel::cost).sum();
+        self.waiting = self.waiting.saturating_sub(cost);
+        removed
+    }
+
+    pub fn remove_at(&mut self, place: usize) -> Option<Parcel> {
+        let parcel = self.parcels.remove(place)?;
+        self.waiting = self.waiting.saturating_sub(parcel.cost());
+        Some(parcel)
     }
 
     pub fn waiting_bytes(&self) -> usize {
@@ -284,7 +428,7 @@ impl Stream {
 
     /// Whether something waits here that is certainly not in Redis.
     pub fn has_droppable(&self) -> bool {
-        self.parcels.iter().any(|parcel| !parcel.doubt)
+        self.parcels.iter().any(|parcel| !parcel.in_doubt())
     }
 
     pub fn oldest(&self) -> Option<&Parcel> {
@@ -321,7 +465,7 @@ impl Stream {
     fn claim(&mut self, parcel: &mut Parcel) {
         let Ids::Ours { last } = self.ids else {
             parcel.claim = None;
-            parcel.doubt = false;
+            parcel.doubt = Doubt::None;
             return;
         };
         let first = match parcel.claim {
@@ -345,24 +489,31 @@ impl Stream {
         self.waiting += parcel.cost();
         let place = self
             .parcels
-            .iter()
-            .position(|other| other.order > parcel.order)
-            .unwrap_or(self.parcels.len());
+            .partition_point(|other| other.order <= parcel.order);
         self.parcels.insert(place, parcel);
     }
 
     /// Removes the oldest parcel that is certainly not in Redis.
     pub fn drop_oldest(&mut self) -> Option<Parcel> {
-        let place = self.parcels.iter().position(|parcel| !parcel.doubt)?;
+        let place = self.parcels.iter().position(|parcel| !parcel.in_doubt())?;
         let parcel = self.parcels.remove(place)?;
         self.waiting = self.waiting.saturating_sub(parcel.cost());
         Some(parcel)
     }
 
+    /// Removes the oldest parcel that lies below an order and is certainly not in Redis.
+    pub fn drop_below(&mut self, below: u64) -> Option<Parcel> {
+        let place = self.parcels.iter().position(|parcel| !parcel.in_doubt())?;
+        if self.parcels.get(place)?.end() > below {
+            return None;
+        }
+        self.remove_at(place)
+    }
+
     /// Before a lookup: the range of IDs up to `last` that doubtful parcels claim.
     pub fn doubtful_range(&self, last: EntryId) -> Option<(EntryId, EntryId)> {
         let mut range: Option<(EntryId, EntryId)> = None;
-        for parcel in self.parcels.iter().filter(|parcel| parcel.doubt) {
+        for parcel in self.parcels.iter().filter(|parcel| parcel.in_doubt()) {
             if let Some(first) = parcel.claim.filter(|first| *first <= last) {
                 let end = first.nth(parcel.len() - 1).min(last);
                 range = Some(match range {
@@ -374,55 +525,70 @@ impl Stream {
         range
     }
 
-    /// After the lookup: `found` is what the stream holds in [`Stream::doubtful_range`].
-    /// What is there is done; what cannot come there any more loses its claim; what may
-    /// still come (from the old connection's buffers) keeps it, so that it can come only
-    /// once. Returns the parcels that are done.
-    pub fn resolve(&mut self, last: EntryId, found: &[Reply<'_>]) -> Vec<Parcel> {
+    /// After a lookup: `found` is what the stream holds from the lowest doubtful ID up to
+    /// `upto`. What is there is done, and so is what was there and has been trimmed since;
+    /// what cannot come there any more loses its claim; what may still come (from the old
+    /// connection's buffers) keeps it, so that it can come only once. Returns the parcels
+    /// that are done.
+    pub fn resolve(&mut self, seen: Seen, upto: EntryId, found: &[Reply<'_>]) -> Vec<Parcel> {
         let mut done = Vec::new();
-        let (doubtful, certain): (VecDeque<_>, VecDeque<_>) =
-            self.parcels.drain(..).partition(|parcel| parcel.doubt);
-        self.parcels = certain;
-        for parcel in doubtful {
-            self.waiting = self.waiting.saturating_sub(parcel.cost());
-            for index in 0..parcel.len() {
-                let one = parcel.part(index..index + 1);
-                match one.claim {
-                    Some(id) if id <= last => {
-                        if holds(found, id, &one) {
-                            done.push(one);
-                        } else {
-                            self.put_back(one.disclaimed());
-                        }
-                    }
-                    _ => self.put_back(one),
+        let parcels = std::mem::take(&mut self.parcels);
+        self.waiting = 0;
+        for parcel in parcels {
+            let mut start = 0;
+            while start < parcel.len() {
+                let fate = parcel.fate(start, seen, upto, found);
+                let mut end = start + 1;
+                while end < parcel.len() && parcel.fate(end, seen, upto, found) == fate {
+                    end += 1;
                 }
+                let run = parcel.part(start..end);
+                match fate {
+                    Fate::There => done.push(run),
+                    Fate::Waits => self.append(run),
+                    Fate::Absent => self.append(run.disclaimed()),
+                }
+                start = end;
             }
         }
         done
     }
-}
 
-/// Whether an `XRANGE` reply holds `parcel`'s entry under `id`.
-fn holds(found: &[Reply<'_>], id: EntryId, parcel: &Parcel) -> bool {
-    found.iter().any(|entry| match entry {
-        Reply::Array(parts) => match parts.as_slice() {
-            [Reply::Text(theirs), Reply::Array(fields)] => {
-                EntryId::parse(theirs) == Some(id) && parcel.is_content(0, fields)
-            }
-            _ => false,
-        },
-        _ => false,
-    })
-}
+    /// Behind everything else, which came earlier.
+    fn append(&mut self, parcel: Parcel) {
+        self.waiting += parcel.cost();
+        self.parcels.push_back(parcel);
+    }
 
-/// The fields of an `XINFO STREAM` reply: `last-generated-id`.
-pub fn last_generated_id(reply: &Reply<'_>) -> Option<EntryId> {
-    let Reply::Array(items) = reply else {
-        return None;
-    };
-    items.chunks_exact(2).find_map(|pair| match pair {
-        [Reply::Text(name), Reply::Text(id)] if *name == b"last-generated-id" => EntryId::parse(id),
-        _ => None,
-    })
+    /// Nothing can be looked up: what was acknowledged is believed to be there. Returns it.
+    pub fn believe(&mut self) -> Vec<Parcel> {
+        let (believed, rest): (VecDeque<_>, VecDeque<_>) = self
+            .parcels
+            .drain(..)
+            .partition(|parcel| parcel.doubt == Doubt::Acknowledged);
+        self.parcels = rest;
+        self.waiting = self.parcels.iter().map(Parcel::cost).sum();
+        Vec::from(believed)
+    }
+
+    /// The stream may not be looked into: what was acknowledged is believed, and what was
+    /// never answered is sent again, rather twice than never. Returns what is done.
+    pub fn unverifiable(&mut self, seen: Seen) -> Vec<Parcel> {
+        let believed = self.believe();
+        let nothing_is_trimmed = Seen {
+            trimmed_below: None,
+            ..seen
+        };
+        self.resolve(nothing_is_trimmed, seen.last, &[]);
+        believed
+    }
+
+    /// Entries that wait only to be checked: they were acknowledged once.
+    pub fn rechecked(&self) -> u64 {
+        self.parcels
+            .iter()
+            .filter(|parcel| parcel.doubt == Doubt::Acknowledged)
+            .map(|parcel| parcel.len() as u64)
+            .sum()
+    }
 }

@@ -156,7 +156,7 @@ impl Fleet {
         self.names.insert(service.name.clone(), id);
         let unit = Unit {
             machine: Machine::new(id, Arc::clone(service)),
-            streams: Streams::new(&service.stream_name, service.trim),
+            streams: Streams::keeping(&service.stream_name, service.trim, service.keep),
             unhealthy: BTreeSet::new(),
             again: false,
             presence: Presence::Stays,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::config::{Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
-use crate::record::Trim;
+use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
 pub fn service(name: &str) -> Service {
@@ -37,6 +37,7 @@ pub fn service(name: &str) -> Service {
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
         capture: Default::default(),
+        keep: Keep::default(),
         pools: Arc::new([]),
     }
 }

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use jettison_agent::backoff::Backoff;
 use jettison_agent::config::{
-    Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Process, Redis,
-    Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
+    Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process,
+    Redis, Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
-use jettison_agent::record::{Record, Trim};
+use jettison_agent::record::{Keep, Record, Trim};
 use jettison_agent::request::{Request, RequestId};
 use jettison_agent::service::{RunId, ServiceName, Signal};
 use jettison_agent::supervise::reap::{self, Order};
@@ -331,8 +331,14 @@ fn config_from(json: &Value) -> Config {
             value_db: 2,
             key_prefix: String::new(),
             max_len: 1000,
+            tls: None,
+            sentinel: None,
         },
-        spool: Spool { memory: 1 << 20 },
+        spool: Spool {
+            memory: 1 << 20,
+            disk: 0,
+            overflow: Overflow::DropOldest,
+        },
         crash: Crash {
             tracing: Tracing::default(),
             keep: 0,
@@ -406,6 +412,7 @@ fn service_from(json: &Value) -> Service {
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
         capture: Default::default(),
+        keep: Keep::default(),
         pools: Arc::new([]),
     }
 }

@@ -1,7 +1,6 @@
 //! The real binary, run in a scratch folder of its own.
 
-// Each test file uses its part.
-#![allow(dead_code)]
+#![allow(dead_code)] // each test binary uses its part
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -35,6 +34,11 @@ impl Agent {
         let folder = Scratch::new("agent");
         let text = format!("{}{services}", head(&folder, redis));
         Agent::start_in(folder, &text)
+    }
+
+    /// Starts it in a folder that outlives it.
+    pub fn start_beside(folder: &Scratch, configuration: &str) -> Agent {
+        Agent::start_in(folder.share(), configuration)
     }
 
     /// Starts it with exactly this configuration.

@@ -9,7 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A folder of this test's own, removed with it.
-pub struct Scratch(PathBuf);
+pub struct Scratch(PathBuf, Owner);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Us,
+    Another,
+}
 
 impl Scratch {
     pub fn new(name: &str) -> Scratch {
@@ -18,7 +24,12 @@ impl Scratch {
         let path =
             std::env::temp_dir().join(format!("agent-test-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a scratch folder");
-        Scratch(path)
+        Scratch(path, Owner::Us)
+    }
+
+    /// The same folder for somebody who must not remove it.
+    pub fn share(&self) -> Scratch {
+        Scratch(self.0.clone(), Owner::Another)
     }
 
     pub fn path(&self) -> &Path {
@@ -39,7 +50,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if self.1 == Owner::Us {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 }
 
@@ -90,6 +103,11 @@ impl RedisServer {
 
     pub fn socket(&self) -> PathBuf {
         self.folder.join("redis.sock")
+    }
+
+    /// Its snapshot.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("dump.rdb")
     }
 
     pub fn port(&self) -> u16 {

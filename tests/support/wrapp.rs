@@ -158,7 +158,10 @@ impl Drop for Wrapp {
 pub fn copy_of_agent(folder: &std::path::Path, name: &str) {
     let to = folder.join(name);
     let _ = std::fs::remove_file(&to);
-    std::fs::copy(AGENT, &to).expect("a copy");
+    // By another process: a thread that forks while we write would keep the file open, and
+    // what is open for writing cannot be executed.
+    let copied = Command::new("cp").arg(AGENT).arg(&to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "a copy");
     make_executable(&to);
 }
 

@@ -1,0 +1,326 @@
+//! backlog, time → what goes to the journal, what comes back.
+//!
+//! While Redis acknowledges nothing is written. What has waited for a second is, and when
+//! acknowledgements have stopped, whatever memory cannot hold. Lines leave memory only once
+//! they are written, and the oldest stay, so that sending can begin at once.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::delivery::Delivery;
+use super::ledger::Drop;
+use super::orders::{Order, Outcome, Recovered, Shelved, Told};
+use super::segment::Tag;
+use super::stream::Parcel;
+use crate::config::Overflow;
+
+/// An entry this old is written: with [`TICK`] and the write itself, well within a second.
+const AGE: Duration = Duration::from_millis(600);
+/// How often ages are looked at while anything waits.
+const TICK: Duration = Duration::from_millis(200);
+/// Between two attempts on a disk that refuses.
+const BROKEN: Duration = Duration::from_secs(30);
+/// How long readers are held up for the disk before lines are dropped.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of one append, about.
+const APPEND: usize = 2 << 20;
+/// A head shorter than this is filled from the disk.
+const SHORT: usize = 128 << 10;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// Memory only.
+    Off,
+    On,
+    /// The disk refused; tried again at this time.
+    Broken(Instant),
+}
+
+#[derive(Debug)]
+enum Pending {
+    /// Stream and the `upto` before and after.
+    Append(Vec<(usize, u64, u64)>),
+    /// Streams.
+    Claim(Vec<usize>),
+}
+
+/// What the operator should hear, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    Refused { error: String },
+    Accepts,
+}
+
+#[derive(Debug)]
+pub struct Spool {
+    state: State,
+    overflow: Overflow,
+    pending: VecDeque<Pending>,
+    /// The journal is at its bound and may drop nothing.
+    full: bool,
+    next_tag: Tag,
+    looked: Option<Instant>,
+    /// When the journal last answered, or was last not asked for anything.
+    progress: Option<Instant>,
+    notices: Vec<Notice>,
+}
+
+impl Spool {
+    pub fn off(overflow: Overflow) -> Spool {
+        Spool {
+            state: State::Off,
+            overflow,
+            pending: VecDeque::new(),
+            full: false,
+            next_tag: 0,
+            looked: None,
+            progress: None,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Takes over what an earlier life left behind.
+    pub fn on(
+        overflow: Overflow,
+        recovered: &Recovered,
+        delivery: &mut Delivery,
+        now: Instant,
+    ) -> Spool {
+        for left in &recovered.streams {
+            delivery.backlog.revive(left, now);
+        }
+        let highest = recovered.streams.iter().map(|left| left.tag + 1).max();
+        Spool {
+            state: State::On,
+            next_tag: highest.unwrap_or(0),
+            ..Spool::off(overflow)
+        }
+    }
+
+    pub fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// When to call [`Spool::step`] although nothing happened.
+    pub fn deadline(&self, delivery: &Delivery) -> Option<Instant> {
+        let idle = self.state == State::Off
+            || (delivery.backlog.is_empty() && !delivery.backlog.has_untold());
+        match self.looked {
+            Some(looked) if !idle => Some(looked + TICK),
+            _ => None,
+        }
+    }
+
+    /// What a full memory means now.
+    pub fn when_full(&self, now: Instant) -> WhenFull {
+        let patient = self
+            .progress
+            .is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        match (&self.state, self.overflow) {
+            (State::On, Overflow::DropOldest) if patient => WhenFull::Hold,
+            (_, Overflow::Block) => WhenFull::Hold,
+            (State::Off | State::On | State::Broken(_), Overflow::DropOldest) => WhenFull::Drop,
+        }
+    }
+
+    /// Appends what the journal should do. `ending`: there is no later, everything goes.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        ending: bool,
+        delivery: &mut Delivery,
+        out: &mut Vec<Order>,
+    ) {
+        if self.pending.is_empty() {
+            self.progress = Some(now);
+        }
+        self.claim(delivery, out);
+        let pressed = delivery.backlog.is_half_full() && !delivery.is_acknowledging(now);
+        let due = self
+            .looked
+            .is_none_or(|looked| now.saturating_duration_since(looked) >= TICK);
+        if !(due || ending || pressed) {
+            self.load(delivery, out);
+            return;
+        }
+        if due || ending {
+            self.looked = Some(now);
+            self.tell_done(delivery, out);
+            self.full = false;
+        }
+        let may_write = match self.state {
+            State::Off => false,
+            State::On => true,
+            State::Broken(retry_at) => now >= retry_at,
+        };
+        let appending = self
+            .pending
+            .iter()
+            .any(|pending| matches!(pending, Pending::Append(_)));
+        if may_write && !appending && !self.full {
+            let older_than = match ending || pressed {
+                true => Some(now),
+                false => now.checked_sub(AGE),
+            };
+            if let Some(older_than) = older_than {
+                self.append(older_than, delivery, out);
+            }
+        }
+        self.load(delivery, out);
+    }
+
+    /// What was queued before `older_than` and is not written yet.
+    fn append(&mut self, older_than: Instant, delivery: &mut Delivery, out: &mut Vec<Order>) {
+        let mut moves = Vec::new();
+        let mut shelved = Vec::new();
+        let mut bytes = 0;
+        for index in 0..delivery.backlog.view().len() {
+            if bytes >= APPEND {
+                break;
+            }
+            let parcels = delivery.unwritten(index, older_than, APPEND - bytes);
+            let Some(upto) = parcels.iter().map(Parcel::end).max() else {
+                continue;
+            };
+            let Some(stream) = delivery.backlog.streams().get_mut(index) else {
+                continue;
+            };
+            let tag = *stream.shelf.tag.get_or_insert_with(|| {
+                self.next_tag += 1;
+                self.next_tag - 1
+            });
+            moves.push((index, stream.shelf.upto, upto));
+            stream.shelf.upto = upto;
+            for parcel in parcels {
+                bytes += parcel.cost();
+                shelved.push(Shelved {
+                    tag,
+                    streams: stream.streams.clone(),
+                    kind: stream.kind,
+                    parcel,
+                });
+            }
+        }
+        if !shelved.is_empty() {
+            out.push(Order::Append(shelved));
+            self.pending.push_back(Pending::Append(moves));
+        }
+    }
+
+    /// What is about to be sent and stands in the journal.
+    fn claim(&mut self, delivery: &mut Delivery, out: &mut Vec<Order>) {
+        let wanted = delivery.claims_wanted();
+        if wanted.is_empty() {
+            return;
+        }
+        let streams: Vec<usize> = wanted.iter().map(|(index, _)| *index).collect();
+        if self.state == State::On {
+            out.push(Order::Claim(
+                wanted.into_iter().flat_map(|(_, claims)| claims).collect(),
+            ));
+            self.pending.push_back(Pending::Claim(streams));
+        } else {
+            delivery.claims_known(&streams);
+        }
+    }
+
+    fn tell_done(&mut self, delivery: &mut Delivery, out: &mut Vec<Order>) {
+        let floors = delivery.floors();
+        if !floors.is_empty() && self.state != State::Off {
+            out.push(Order::Done(floors));
+        }
+    }
+
+    /// Fills short heads, of streams that can be sent.
+    fn load(&mut self, delivery: &mut Delivery, out: &mut Vec<Order>) {
+        if self.state == State::Off || !delivery.is_connected() {
+            return;
+        }
+        for stream in delivery.backlog.streams() {
+            let shelf = &stream.shelf;
+            if shelf.away.is_empty() || shelf.loading || stream.head_bytes(SHORT) >= SHORT {
+                continue;
+            }
+            let (Some(tag), from) = (shelf.tag, shelf.away.start) else {
+                continue;
+            };
+            stream.shelf.loading = true;
+            out.push(Order::Read { tag, from });
+        }
+    }
+
+    /// Takes an answer of the journal.
+    pub fn told(&mut self, told: Told, now: Instant, delivery: &mut Delivery) {
+        self.progress = Some(now);
+        match told {
+            Told::Written(outcome) => self.written(outcome, now, delivery),
+            Told::Loaded {
+                tag,
+                parcels,
+                upto,
+                read,
+            } => delivery.backlog.bring_back(tag, parcels, upto, read),
+            Told::Dropped(drop) => self.dropped(&drop, delivery),
+        }
+    }
+
+    fn written(&mut self, outcome: Outcome, now: Instant, delivery: &mut Delivery) {
+        match &outcome {
+            Outcome::Written => {
+                if matches!(self.state, State::Broken(_)) {
+                    self.state = State::On;
+                    self.notices.push(Notice::Accepts);
+                }
+            }
+            Outcome::Full => self.full = true,
+            Outcome::Failed(error) => {
+                if self.state == State::On {
+                    let error = error.clone();
+                    self.notices.push(Notice::Refused { error });
+                }
+                self.state = State::Broken(now + BROKEN);
+            }
+        }
+        match self.pending.pop_front() {
+            Some(Pending::Append(moves)) => {
+                for (index, before, upto) in moves {
+                    let Some(stream) = delivery.backlog.streams().get_mut(index) else {
+                        continue;
+                    };
+                    match outcome {
+                        Outcome::Written => stream.shelf.written = upto,
+                        Outcome::Full | Outcome::Failed(_) => stream.shelf.upto = before,
+                    }
+                }
+            }
+            // Where it could not be noted it is sent all the same: only another life of this
+            // agent might send it twice.
+            Some(Pending::Claim(streams)) => delivery.claims_known(&streams),
+            None => {}
+        }
+        if delivery.backlog.is_half_full() && !delivery.is_acknowledging(now) {
+            delivery.backlog.put_away(now);
+        }
+    }
+
+    fn dropped(&mut self, drop: &Drop, delivery: &mut Delivery) {
+        delivery.backlog.lose_away(drop);
+    }
+
+    /// Entries of the journal are all that is left: what is not written is lost.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.state == State::On
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// No more lines are taken.
+    Hold,
+    /// The oldest make room.
+    Drop,
+}
