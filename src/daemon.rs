@@ -65,6 +65,8 @@ pub enum News<'g> {
     Redis(&'g SinkGauge),
     /// The supervisor has ended, with this exit code; delivery goes on.
     Ended(i32),
+    /// Delivery has ended too.
+    Over,
 }
 
 impl Guise {
@@ -337,6 +339,7 @@ impl House {
                 tracing::warn!("Redis is away: {lost} entries could not be delivered and are lost")
             }
         }
+        told(News::Over);
         if let Some(server) = server {
             server.abort();
         }

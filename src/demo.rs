@@ -290,8 +290,7 @@ fn own_redis(folder: &Path) -> Option<Store> {
     let loaded = load::load(Some(&path), &Environment::default()).ok()?;
     let inherited = Inherited::take().ok()?;
     let service = loaded.config.services.first()?;
-    let started = spawn::start(&inherited, service, PipeSize::Kernel, None).ok()?;
-    let pid = started.pid;
+    let (pid, _) = spawn::start(&inherited, service, PipeSize::Kernel).ok()?;
     let client = redis::Client::open(format!("unix://{}", socket.display())).ok()?;
     for _ in 0..100 {
         if answers(&client) {

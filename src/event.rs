@@ -9,10 +9,21 @@ use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
 #[derive(Debug)]
 pub enum Event {
-    /// The run's main process lives: `exec` succeeded.
-    Spawned { run: RunId, pid: Pid, pipes: Pipes },
+    /// What comes before the run's main process has begun, and may already speak.
+    Opened { run: RunId, pipes: Pipes },
+    /// The run's main process lives: `exec` succeeded. No pipes where `Opened` had them.
+    Spawned {
+        run: RunId,
+        pid: Pid,
+        pipes: Option<Pipes>,
+    },
     /// There is no process: a stage before or at `exec` failed.
     SpawnFailed { run: RunId, failure: SpawnFailure },
+    /// The kernel's OOM killer has ended the run's main process; `Exited` comes next.
+    OutOfMemory { run: RunId },
+    /// A command that was ordered by `id` has ended; `None` where it was not started or
+    /// took too long.
+    CommandEnded { id: u64, exit: Option<Exit> },
     /// The run's main process ended and was reaped.
     Exited { run: RunId, exit: Exit },
     /// A process of the run is dying of a signal, and has been copied.

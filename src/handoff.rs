@@ -25,6 +25,8 @@ pub enum Feed {
         streams: Arc<Streams>,
         pipes: Pipes,
         options: LineOptions,
+        /// The first line that it matches says that the service is ready: the event `Ready`.
+        awaited: Option<regex_lite::Regex>,
         at_ms: u64,
     },
     /// Its main process ended: drain, then the end marker, then the event `Drained`.

@@ -42,8 +42,9 @@ pub fn main(args: &[OsString]) -> i32 {
         complain(USAGE);
         return REFUSED;
     };
-    // wrapp said little; what an agent tells beyond that is asked for with AGENT_LOG.
-    diag::start("warn");
+    // wrapp said little; what an agent tells beyond that is asked for with AGENT_LOG. That
+    // lines are left for the next start is more than a note.
+    diag::start("warn,jettison_agent::sink::desk=info");
     let loaded = match load(Path::new(path)) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -124,6 +125,10 @@ fn dress(service: &mut Service, grace: Duration) {
     if process.user.is_none() && accounts::find_user(&passwd, &default).is_some() {
         process.user = Some(default);
     }
+    if process.user.as_ref().is_some_and(is_root) {
+        // No change of user: its environment stays as it is, and no user file is needed.
+        process.user = None;
+    }
     let account = process
         .user
         .as_ref()
@@ -133,10 +138,17 @@ fn dress(service: &mut Service, grace: Duration) {
     }
 }
 
+fn is_root(user: &Identity) -> bool {
+    match user {
+        Identity::Name(name) => name == "root",
+        Identity::Id(id) => *id == 0,
+    }
+}
+
 /// A change of user was a login: it began at home, where there is one.
 fn home(account: Account) -> Option<PathBuf> {
     let home = PathBuf::from(account.home);
-    (account.uid != 0 && home.is_absolute() && home.is_dir()).then_some(home)
+    (home.is_absolute() && home.is_dir()).then_some(home)
 }
 
 /// `<state_dir>/<name>`, else the same below our own folder in `/tmp`. Where neither can be
@@ -165,20 +177,38 @@ fn is_ours(folder: &Path) -> bool {
         .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
 }
 
-/// What wrapp printed on stdout and stderr about Redis and the end.
+/// What wrapp printed on stdout and stderr about Redis and the end, in this order also where
+/// the application ends before Redis has answered.
 fn tell() -> Box<dyn FnMut(News<'_>) + Send> {
     let mut heard = Heard::Nothing;
-    Box::new(move |news| match news {
-        News::Redis(gauge) => heard = heard.next(gauge),
-        News::Ended(code) => {
-            say(&format!("Executable exited with code {code}."));
-            if code != 0 {
-                complain(&format!(
-                    "Error running executable: executable exited with non-zero code: {code}\n"
-                ));
+    let mut ended = None;
+    Box::new(move |news| {
+        let over = match news {
+            News::Redis(gauge) => {
+                heard = heard.next(gauge);
+                false
             }
+            News::Ended(code) => {
+                ended = Some(code);
+                false
+            }
+            News::Over => true,
+        };
+        if (over || heard != Heard::Nothing)
+            && let Some(code) = ended.take()
+        {
+            say_ended(code);
         }
     })
+}
+
+fn say_ended(code: i32) {
+    say(&format!("Executable exited with code {code}."));
+    if code != 0 {
+        complain(&format!(
+            "Error running executable: executable exited with non-zero code: {code}\n"
+        ));
+    }
 }
 
 /// What has been said about Redis.

@@ -372,14 +372,6 @@ agent.toml:4:11: capture by core_pattern is not in this version of the agent yet
     4 | capture = "core"
       |           ^^^^^^ use "auto" for now
 
-agent.toml:7:8: the type `notify` is not in this version of the agent yet
-    7 | type = "notify"
-      |        ^^^^^^^^ use "simple" for now
-
-agent.toml:8:7: `pty` of [service.a] is not in this version of the agent yet
-    8 | pty = true
-      |       ^^^^ take it out for now
-
 agent.toml:9:1: `check` of [service.a] is not in this version of the agent yet
     9 | [[service.a.check]]
       | ^^^^^^^^^^^^^^^^^^^ take it out for now

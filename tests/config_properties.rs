@@ -221,7 +221,9 @@ fn wrong(shape: Shape) -> [&'static str; 2] {
         Shape::Flag => ["\"true\"", "1"],
         Shape::Integer => ["\"6379\"", "6379.0"],
         Shape::Size | Shape::Identity => ["8.5", "true"],
-        Shape::Texts | Shape::Identities | Shape::Tables => ["{ a = 1 }", "{\"a\": 1}"],
+        Shape::Texts | Shape::Identities | Shape::Commands | Shape::Tables => {
+            ["{ a = 1 }", "{\"a\": 1}"]
+        }
         Shape::TextOrTexts => ["false", "12"],
         Shape::Fields(_) | Shape::Names => ["[\"list\"]", "[\"list\"]"],
     }

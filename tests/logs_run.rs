@@ -61,6 +61,7 @@ impl House {
     async fn open(&self, max_line: usize) -> Child {
         let ((stdout, child_stdout), (stderr, child_stderr)) = (pipe(), pipe());
         let open = Feed::Open {
+            awaited: None,
             run: RUN,
             streams: Arc::clone(&self.streams),
             pipes: Pipes { stdout, stderr },

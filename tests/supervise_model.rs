@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jettison_agent::backoff::Backoff;
+use jettison_agent::config::lifecycle::{Lifecycle, Readiness, ReadyBy};
 use jettison_agent::config::{Agent, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
 use jettison_agent::event::SpawnFailure;
 use jettison_agent::record::{StatusEvent, Trim};
@@ -17,6 +18,7 @@ use jettison_agent::request::RequestId;
 use jettison_agent::service::{Exit, RunId, ServiceId, ServiceName, Signal};
 use jettison_agent::supervise::fleet::{Ask, Fleet, GIVE_UP, Input, Out, Presence, Unit};
 use jettison_agent::supervise::machine::{self, RELEASE, State};
+use jettison_agent::supervise::notice::Notice;
 
 /// SplitMix64.
 struct Dice(u64);
@@ -85,6 +87,9 @@ struct World {
     trace: Vec<String>,
 }
 
+/// Longer than anything but a watchdog in good hands.
+const PATIENT: Duration = Duration::from_secs(3600);
+
 const SHUTDOWN: Duration = Duration::from_secs(20);
 
 fn service(dice: &mut Dice, index: usize) -> Service {
@@ -134,12 +139,28 @@ fn service(dice: &mut Dice, index: usize) -> Service {
             signal: Signal::TERM,
             timeout: Duration::from_millis(500 + dice.roll(8_000)),
         },
+        lifecycle: lifecycle(dice),
         process: Process::default(),
         max_line: 1024,
         trim: Trim { max_len: 10 },
         capture: Default::default(),
         keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),
+    }
+}
+
+/// Some say when they are ready, some that they live, some clean up.
+fn lifecycle(dice: &mut Dice) -> Lifecycle {
+    Lifecycle {
+        ready: dice.one_in(3).then(|| Readiness {
+            by: ReadyBy::Notify,
+            timeout: Duration::from_millis(500 + dice.roll(3_000)),
+        }),
+        watchdog: dice
+            .one_in(4)
+            .then(|| Duration::from_millis(300 + dice.roll(3_000))),
+        pre_start: Vec::new(),
+        post_stop: vec![vec!["/x".to_owned()]; (dice.roll(4) / 3) as usize],
     }
 }
 
@@ -208,6 +229,7 @@ impl World {
             21..=25 => self.tree_gone(),
             26..=30 => self.drained(),
             31 => self.stale(),
+            39 if self.dice.one_in(2) => self.notice(),
             32..=36 if self.alone => {}
             32..=35 => self.ask(),
             36 => self.reload(),
@@ -289,6 +311,22 @@ impl World {
             self.runs.get_mut(&id).expect("chosen").drained = true;
             self.about(id, machine::Input::Drained { run: id });
         }
+    }
+
+    /// A service says something about itself.
+    fn notice(&mut self) {
+        let Some(id) = self.choose(|run| run.alive) else {
+            return;
+        };
+        let time = Duration::from_millis(self.dice.roll(5_000) + 1);
+        let notice = match self.dice.roll(10) {
+            0..=3 => Notice::Ready,
+            4..=6 => Notice::Beat,
+            7 => Notice::Extend(time),
+            8 => Notice::BeatEvery(time),
+            _ => Notice::Hung,
+        };
+        self.about(id, machine::Input::Notice { run: id, notice });
     }
 
     /// Words about runs that are long over.
@@ -439,7 +477,7 @@ impl World {
                     self.stop(run);
                 }
             }
-            machine::Out::KillTree(run) => {
+            machine::Out::KillTree(run) | machine::Out::Hung(run) => {
                 let run = self.runs.get_mut(&run).expect("of a known run");
                 run.kill_sent = true;
                 run.killed |= run.alive;
@@ -579,13 +617,16 @@ impl World {
         for unit in self.fleet.units() {
             let machine = &unit.machine;
             let name = &machine.service().name;
-            let waits = matches!(
-                machine.state(),
+            let waits = match machine.state() {
                 State::Stopping { .. }
-                    | State::Killing { .. }
-                    | State::Dying { .. }
-                    | State::BackingOff { .. }
-            );
+                | State::Killing { .. }
+                | State::Dying { .. }
+                | State::BackingOff { .. } => true,
+                // A run keeps what it began with.
+                State::Starting { ready_by, .. } => ready_by.is_some(),
+                State::Up { beat, .. } => beat.is_some(),
+                _ => false,
+            };
             assert_eq!(
                 waits,
                 machine.deadline().is_some(),
@@ -646,11 +687,11 @@ impl World {
             self.cooperate();
             if self.trace.len() == before {
                 match self.fleet.deadline() {
-                    Some(deadline) => {
+                    Some(deadline) if deadline < self.now + PATIENT => {
                         self.now = self.now.max(deadline);
                         self.step(Input::Time);
                     }
-                    None => break,
+                    Some(_) | None => break,
                 }
             }
         }
@@ -689,12 +730,34 @@ impl World {
         })
     }
 
+    /// What a service in good health says next: that it is ready, that it will be heard of.
+    fn expected_word(&self) -> Option<(RunId, Notice)> {
+        self.fleet.units().find_map(|unit| {
+            let run = unit.machine.run();
+            let notice = match unit.machine.state() {
+                State::Starting { .. } if unit.machine.service().kind == Kind::Simple => {
+                    Notice::Ready
+                }
+                State::Up { beat, .. } => {
+                    let beat = beat.filter(|beat| beat.by < self.now + PATIENT)?;
+                    assert!(beat.every < PATIENT);
+                    Notice::BeatEvery(2 * PATIENT)
+                }
+                _ => return None,
+            };
+            Some((run, notice))
+        })
+    }
+
     /// Answers one thing that is waited for.
     fn cooperate(&mut self) {
         if let Some(id) = self.choose(|run| run.ordered) {
             let run = self.runs.get_mut(&id).expect("chosen");
             (run.ordered, run.alive) = (false, true);
             return self.about(id, machine::Input::Spawned { run: id, pid: 7 });
+        }
+        if let Some((id, notice)) = self.expected_word() {
+            return self.about(id, machine::Input::Notice { run: id, notice });
         }
         let oneshots: Vec<RunId> = self
             .runs

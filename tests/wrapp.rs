@@ -545,29 +545,60 @@ fn q22_lines_say_where_they_come_from_and_keep_their_order_and_indentation() {
 // Redis, away or unwilling.
 
 #[test]
-fn redis_away_for_ever_costs_ten_seconds_at_the_end_and_is_told() {
-    let mut wrapp = start(None, "echo one; echo two; echo x > ran; exit 6");
+fn redis_away_for_ever_costs_ten_seconds_and_the_next_start_delivers() {
+    let mut server = RedisServer::start(&[]);
+    server.kill();
+    let mut wrapp = start(Some(&server), "echo one; echo two; echo x > ran; exit 6");
     let started = Instant::now();
     wrapp.wait_for_file("ran");
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "it runs at once"
-    );
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5), "it runs at once: {took:?}");
     assert_eq!(wrapp.code(), Some(6));
     let took = started.elapsed();
     assert!(
-        took > Duration::from_secs(9) && took < Duration::from_secs(15),
+        took > Duration::from_secs(9) && took < Duration::from_secs(18),
         "{took:?}"
     );
-    let stdout = wrapp.stdout();
     assert_eq!(
-        stdout,
+        wrapp.stdout(),
         "Initial Redis connection failed, will wait for Redis to become available...\n\
          Waiting for Redis to become available...\n\
          Executable exited with code 6.\n"
     );
     let stderr = wrapp.stderr();
-    assert!(stderr.contains("could not be delivered"), "{stderr}");
+    assert!(
+        stderr.contains("wait in the journal for the next start"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("lost"), "{stderr}");
+
+    // The same stream again, with Redis: first what was left, then what is new.
+    server.up();
+    let place = Place::new();
+    let mut config = place.script(Some(&server), "echo three");
+    config["agent"]["state_dir"] = serde_json::json!(wrapp.path("state"));
+    assert_eq!(place.start(&config).code(), Some(0));
+    assert_eq!(lines(&server), ["one", "two", "three"]);
+    let ends: Vec<String> = texts(&server, "status")
+        .iter()
+        .filter(|text| text.starts_with("{{__END"))
+        .map(|text| marker(text))
+        .collect();
+    assert_eq!(ends, ["END exit_6", "END exit_0"]);
+}
+
+#[test]
+fn without_a_disk_what_is_lost_is_told() {
+    let place = Place::new();
+    let mut config = place.script(None, "echo one; exit 6");
+    config["spool"] = serde_json::json!({ "disk": 0 });
+    let mut wrapp = place.start(&config);
+    assert_eq!(wrapp.code(), Some(6));
+    let stderr = wrapp.stderr();
+    assert!(
+        stderr.contains("could not be delivered and are lost"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -46,13 +46,14 @@ fn root_runs_it_as_the_user_that_is_named() {
         return eprintln!("skipped: needs root");
     }
     let server = RedisServer::start(&[]);
+    // Who stays root keeps root's environment, as it came.
     for (user, expected) in [
         (serde_json::json!("nobody"), "65534:65534 "),
         (
             serde_json::json!("12345"),
             "12345:12345 / 12345 12345 /bin/sh ",
         ),
-        (serde_json::json!("root"), "0:0 /root root root "),
+        (serde_json::json!("root"), "0:0 /data captain "),
     ] {
         let _: String = redis::cmd("FLUSHALL")
             .query(&mut server.client(0))
@@ -60,7 +61,10 @@ fn root_runs_it_as_the_user_that_is_named() {
         let place = Place::new();
         let mut config = place.script(Some(&server), WHO);
         config["app"]["user"] = user.clone();
-        let mut wrapp = place.start(&config);
+        let mut wrapp = place.start_as(&config, |command| {
+            command.env("HOME", "/data").env("USER", "captain");
+            command.env_remove("LOGNAME").env_remove("SHELL");
+        });
         assert_eq!(wrapp.code(), Some(0), "{user}");
         let line = lines(&server).concat();
         assert!(line.starts_with(expected), "{user}: {line}");
@@ -100,7 +104,8 @@ fn q6_a_root_folder_with_one_static_program_is_enough() {
     assert_eq!(texts(&server, "error"), [""; 0]);
     assert!(output.stderr.is_empty(), "{text}");
 
-    bare.file("config.toml", &bare_config(&server, "[\"nonsense\"]"));
+    let named = bare_config(&server, "[\"nonsense\"]").replace("[app]", "[app]\nuser = \"root\"");
+    bare.file("config.toml", &named);
     let status = bare
         .first("/wrapp", &["/config.toml"])
         .status()

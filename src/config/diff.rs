@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::lifecycle::Lifecycle;
 use super::{Agent, Config, Health, Process, Redis, Service, Spool};
 use crate::service::ServiceName;
 
@@ -120,6 +121,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         reset_after,
         start_limit,
         stop,
+        lifecycle,
         process,
         max_line,
         trim,
@@ -148,8 +150,26 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
     ]);
+    changed.extend(around(lifecycle, &new.lifecycle));
     changed.extend(started_with(process, &new.process));
     changed
+}
+
+fn around(old: &Lifecycle, new: &Lifecycle) -> Vec<Field> {
+    use Effect::{Live, Restart};
+    let Lifecycle {
+        ready,
+        watchdog,
+        pre_start,
+        post_stop,
+    } = old;
+    different(&[
+        // What it hears of is made at its start.
+        (*ready == new.ready, "ready", Restart),
+        (*watchdog == new.watchdog, "watchdog", Restart),
+        (*pre_start == new.pre_start, "pre_start", Live),
+        (*post_stop == new.post_stop, "post_stop", Live),
+    ])
 }
 
 fn started_with(old: &Process, new: &Process) -> Vec<Field> {
@@ -170,6 +190,7 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         oom_score_adj,
         no_new_privileges,
         capabilities,
+        pty,
     } = old;
     let no_new = *no_new_privileges == new.no_new_privileges;
     different(&[
@@ -204,6 +225,7 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         ),
         (no_new, "no_new_privileges", Restart),
         (*capabilities == new.capabilities, "capabilities", Restart),
+        (*pty == new.pty, "pty", Restart),
     ])
 }
 

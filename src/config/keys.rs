@@ -26,6 +26,8 @@ pub enum Shape {
     /// A list of texts.
     Texts,
     TextOrTexts,
+    /// A list of commands: each a text, or a list of texts.
+    Commands,
     /// A name or a number.
     Identity,
     Identities,
@@ -86,8 +88,8 @@ const fn idle(name: &'static str, shape: Shape) -> Key {
 }
 
 use Shape::{
-    Duration, Fields, Flag, Identities, Identity, Integer, Names, Size, Tables, Text, TextOrTexts,
-    Texts,
+    Commands, Duration, Fields, Flag, Identities, Identity, Integer, Names, Size, Tables, Text,
+    TextOrTexts, Texts,
 };
 
 /// The native form.
@@ -204,23 +206,34 @@ pub const SERVICE: &[Key] = &[
     key("after", Texts),
     key("requires", Texts),
     key("critical", Flag),
-    later("ready", Names),
+    key("ready", Fields(READY)),
     key("restart", Text),
     key("on_failed", Text),
     key("backoff", Fields(BACKOFF)),
     key("start_limit", Fields(START_LIMIT)),
     key("stop", Fields(STOP)),
-    later("pre_start", Texts),
-    later("post_stop", Texts),
-    later("watchdog", Text),
+    key("pre_start", Commands),
+    key("post_stop", Commands),
+    key("watchdog", Duration),
     key("max_line", Size),
     key("stream", Fields(STREAM)),
-    later("pty", Flag),
+    key("pty", Flag),
     off_by("multi_line", Texts, Off::Only("markers")),
     key("crash", Text),
     later("check", Tables),
     key("health", Names),
     key("debug", Fields(DEBUG)),
+];
+
+pub const READY: &[Key] = &[
+    key("tcp", Text),
+    key("http", Text),
+    key("exec", Texts),
+    key("log", Text),
+    key("notify", Flag),
+    key("fd", Integer),
+    key("redis", Text),
+    key("timeout", Duration),
 ];
 
 pub const BACKOFF: &[Key] = &[
@@ -260,6 +273,7 @@ impl Shape {
             TextOrTexts => "a string or a list of strings",
             Identity => "a name or a number",
             Identities => "a list of names or numbers",
+            Commands => "a list of commands",
             Fields(_) | Names => "a table",
             Tables => "a list of tables",
         }
@@ -271,7 +285,7 @@ impl Shape {
             Flag => matches!(value, Value::Flag(_)),
             Integer => matches!(value, Value::Integer(_)),
             Size | Identity => matches!(value, Value::Text(_) | Value::Integer(_)),
-            Texts | Identities | Tables => matches!(value, Value::List(_)),
+            Texts | Identities | Commands | Tables => matches!(value, Value::List(_)),
             TextOrTexts => matches!(value, Value::Text(_) | Value::List(_)),
             Fields(_) | Names => matches!(value, Value::Table(_)),
         }
@@ -282,6 +296,7 @@ impl Shape {
         match self {
             Texts | TextOrTexts => Some(Text),
             Identities => Some(Identity),
+            Commands => Some(TextOrTexts),
             Tables => Some(Names),
             Text | Flag | Integer | Duration | Size | Identity | Fields(_) | Names => None,
         }

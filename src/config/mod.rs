@@ -15,6 +15,7 @@ mod json;
 mod kernel;
 pub mod keys;
 mod kind;
+pub mod lifecycle;
 pub mod load;
 pub mod order;
 mod process;
@@ -258,6 +259,7 @@ pub struct Service {
     pub reset_after: Duration,
     pub start_limit: StartLimit,
     pub stop: Stop,
+    pub lifecycle: lifecycle::Lifecycle,
     pub process: Process,
     /// Bytes.
     pub max_line: usize,
@@ -323,6 +325,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// Capability numbers of capabilities(7); when given, all others are dropped.
     pub capabilities: Option<Vec<u32>>,
+    /// Stdout through a pseudo-terminal.
+    pub pty: bool,
 }
 
 /// A user or a group, by name or by number.

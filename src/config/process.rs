@@ -37,6 +37,7 @@ pub fn read(cx: &mut Check, fields: &Fields<'_>) -> Process {
         oom_score_adj: fields.number(cx, "oom_score_adj", -1000..=1000),
         no_new_privileges: fields.flag("no_new_privileges").unwrap_or(false),
         capabilities,
+        pty: fields.flag("pty").unwrap_or(false),
     }
 }
 

@@ -18,6 +18,7 @@ use super::file::{Entry, Value};
 use super::found::Check;
 use super::keys;
 use super::kind::show;
+use super::lifecycle::{self, Lifecycle};
 use super::process;
 use super::units::Wrong;
 use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
@@ -66,6 +67,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
             signal: Signal::TERM,
             timeout: Duration::from_secs(10),
         },
+        lifecycle: Lifecycle::default(),
         process: Process::default(),
         max_line: 256 << 10,
         trim: Trim { max_len },
@@ -106,6 +108,7 @@ pub fn read(
         out.stream_name = name;
     }
     out.kind = type_of(cx, fields).unwrap_or(out.kind);
+    out.lifecycle = lifecycle::read(cx, fields);
     out.after = others(cx, fields, "after", &out.name, references);
     out.requires = others(cx, fields, "requires", &out.name, references);
     out.critical = fields.flag("critical").unwrap_or(out.critical);
@@ -172,15 +175,13 @@ fn stream_name(cx: &mut Check, fields: &Fields<'_>) -> Option<String> {
 }
 
 fn type_of(cx: &mut Check, fields: &Fields<'_>) -> Option<Kind> {
-    let known = [("simple", Kind::Simple), ("oneshot", Kind::Oneshot)];
-    match fields.text("type") {
-        Some(text) if text.value == "notify" => {
-            let message = "the type `notify` is not in this version of the agent yet";
-            cx.error(text.place, message, "use \"simple\" for now");
-            None
-        }
-        Some(_) | None => fields.choice(cx, "type", &known),
-    }
+    let known = [
+        ("simple", Kind::Simple),
+        ("oneshot", Kind::Oneshot),
+        // Simple, and ready when it says so: see `lifecycle`.
+        ("notify", Kind::Simple),
+    ];
+    fields.choice(cx, "type", &known)
 }
 
 fn others(

@@ -88,13 +88,14 @@ pub async fn run_bounded(
         tokio::select! {
             next = feed.recv() => match next {
                 None => break,
-                Some(Feed::Open { run, streams, pipes, options, at_ms }) => {
+                Some(Feed::Open { run, streams, pipes, options, awaited, at_ms }) => {
                     if options.tee != handoff::Tee::Off && tee.is_none() {
                         tee = Tee::start().map(Arc::new);
                     }
                     let (end, ended) = mpsc::channel(1);
                     runs.insert(run, end);
-                    let task = Task::new(run, streams, pipes, options, tee.clone(), &shared);
+                    let mut task = Task::new(run, streams, pipes, options, tee.clone(), &shared);
+                    task.outlet.awaited = awaited.map(|line| (run, line));
                     tasks.spawn(async move {
                         let _ = task.serve(at_ms, ended).await;
                         run
@@ -180,6 +181,8 @@ struct Task {
 
 /// Where one run's messages go.
 struct LineOutlet {
+    /// The line that says that the run is ready, until it came.
+    awaited: Option<(RunId, regex_lite::Regex)>,
     streams: Arc<Streams>,
     tee_form: handoff::Tee,
     tee: Option<Arc<Tee>>,
@@ -221,6 +224,7 @@ impl Task {
             stdout: side(Source::Stdout, pipes.stdout),
             stderr: side(Source::Stderr, pipes.stderr),
             outlet: LineOutlet {
+                awaited: None,
                 streams,
                 tee_form: options.tee,
                 tee,
@@ -378,8 +382,27 @@ impl Side {
 }
 
 impl LineOutlet {
+    /// Whether the line has come that says that the run is ready.
+    async fn look_for_ready(&mut self, batch: &Batch) -> Result<(), Closed> {
+        let Some((run, line)) = &self.awaited else {
+            return Ok(());
+        };
+        let came = batch.spans.iter().any(|span| {
+            let bytes = batch.chunk.get(span.start as usize..span.end as usize);
+            let text = String::from_utf8_lossy(bytes.unwrap_or_default());
+            line.is_match(&text)
+        });
+        if came {
+            let ready = Event::Ready { run: *run };
+            self.awaited = None;
+            self.outlets.inbox.send(ready).await?;
+        }
+        Ok(())
+    }
+
     /// Sends one read's messages and marks, and waits for room.
-    async fn send(&self, source: Source, mut batch: Batch) -> Result<(), Closed> {
+    async fn send(&mut self, source: Source, mut batch: Batch) -> Result<(), Closed> {
+        self.look_for_ready(&batch).await?;
         let counts = batch.marks.take();
         if !batch.spans.is_empty() {
             let bytes = batch

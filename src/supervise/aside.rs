@@ -10,6 +10,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
 use super::reap::{Reaper, tell};
+use super::steps::Part;
 use super::{spawn, tree};
 use crate::config::{Capture, Service};
 use crate::event::Event;
@@ -85,7 +86,8 @@ impl Reaper {
             }
         }
         let name = tree::service_of(pid)?;
-        let named = |(_, run): &(&RunId, &super::reap::Run)| run.service.as_str() == name;
+        let named =
+            |(_, run): &(&RunId, &super::reap::Run)| run.course.service.name.as_str() == name;
         self.runs
             .iter()
             .filter(named)
@@ -96,7 +98,7 @@ impl Reaper {
     /// A process that has not been reaped.
     fn living(&self, run: RunId) -> Result<Pid, String> {
         match self.runs.get(&run) {
-            Some(entry) if !entry.reaped => Ok(entry.pid),
+            Some(entry) if !entry.reaped && entry.course.part == Part::Main => Ok(entry.pid),
             Some(_) | None => Err("it is not running".to_owned()),
         }
     }

@@ -42,6 +42,10 @@ pub struct Program {
     pub stderr: RawFd,
     /// Where the child waits until its tracer holds it.
     pub gate: Option<Gate>,
+    /// Where `0` is written to move into the service's own control group.
+    pub group_door: Option<RawFd>,
+    /// One more descriptor, and the number that it shall have.
+    pub extra: Option<(RawFd, RawFd)>,
     /// Close-on-exec: where a failure is written, [`REPORT_BYTES`] at once.
     pub report: RawFd,
 }
@@ -180,11 +184,18 @@ enum Never {}
 /// SAFETY of all below: as `become_program`; every pointer is into `program`, which outlives them.
 unsafe fn prepare_and_exec(program: &Program) -> Result<Never, Failure> {
     unsafe {
+        if let Some(door) = program.group_door {
+            // Outside it is found by other means.
+            libc::write(door, b"0".as_ptr().cast(), 1);
+        }
         check(Stage::Session, libc::setsid() as c_long)?;
         check(Stage::Stdio, libc::dup2(program.stdin, 0) as c_long)?;
         check(Stage::Stdio, libc::dup2(program.stdout, 1) as c_long)?;
         check(Stage::Stdio, libc::dup2(program.stderr, 2) as c_long)?;
         close_the_rest_on_exec()?;
+        if let Some((fd, number)) = program.extra {
+            check(Stage::Stdio, libc::dup2(fd, number) as c_long)?;
+        }
         default_dispositions()?;
         libc::umask(program.umask);
         resources(program)?;

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::notice::Notice;
 use super::policy::{End, History, Verdict};
-pub use super::state::{Input, Left, Life, Next, Out, State, Why};
+pub use super::state::{Beat, Input, Left, Life, Next, Out, State, Why};
 use crate::config::{Kind, Service};
 use crate::event::SpawnFailure;
-use crate::handoff;
 use crate::record::StatusEvent;
 use crate::service::{Exit, Pid, RunId, ServiceId, ServiceName, Signal};
 
@@ -20,19 +20,25 @@ use crate::service::{Exit, Pid, RunId, ServiceId, ServiceName, Signal};
 pub const RELEASE: Duration = Duration::from_millis(700);
 /// SIGKILL is repeated while a process does not die.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// What a service said that reloads, until it is ready again.
+const RELOADING: &str = "reloading";
 
 #[derive(Clone, Debug)]
 pub struct Machine {
     id: ServiceId,
     service: Arc<Service>,
-    want: bool,
-    state: State,
+    pub(super) want: bool,
+    pub(super) state: State,
     /// Starts so far: the number of the latest run.
     number: u32,
-    history: History,
+    pub(super) history: History,
     exit: Option<Exit>,
     /// The last end that counts as one, in words.
     last_end: String,
+    /// What the kernel said about the end that comes next.
+    out_of_memory: bool,
+    /// What the present run says of itself.
+    said: String,
 }
 
 impl Machine {
@@ -46,6 +52,8 @@ impl Machine {
             history: History::default(),
             exit: None,
             last_end: String::new(),
+            out_of_memory: false,
+            said: String::new(),
         }
     }
 
@@ -84,110 +92,14 @@ impl Machine {
         self.exit
     }
 
+    /// What the latest run said last about itself.
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
     /// How the last run ended that nobody had ordered to end, in words.
     pub fn last_end(&self) -> &str {
         &self.last_end
-    }
-
-    pub fn life(&self) -> Option<Life> {
-        match &self.state {
-            State::Starting { life }
-            | State::Up { life }
-            | State::Stopping { life, .. }
-            | State::Killing { life, .. } => Some(*life),
-            State::Down
-            | State::Waiting
-            | State::Spawning
-            | State::Dying { .. }
-            | State::BackingOff { .. }
-            | State::Failed { .. }
-            | State::Blocked { .. }
-            | State::Done => None,
-        }
-    }
-
-    /// From the order to start until nothing of the run is left.
-    pub fn is_active(&self) -> bool {
-        self.life().is_some() || matches!(self.state, State::Spawning | State::Dying { .. })
-    }
-
-    /// Wanted, and on its way to being ready without having failed on it.
-    pub fn is_coming(&self) -> bool {
-        self.want
-            && match &self.state {
-                State::Waiting | State::Spawning | State::Starting { .. } => true,
-                State::Stopping { why, .. } | State::Killing { why, .. } => *why == Why::Asked,
-                State::Dying { next, .. } => *next == Next::AsWanted,
-                State::Down
-                | State::Up { .. }
-                | State::BackingOff { .. }
-                | State::Failed { .. }
-                | State::Blocked { .. }
-                | State::Done => false,
-            }
-    }
-
-    pub fn has_failed(&self) -> bool {
-        matches!(self.state, State::Failed { .. } | State::Blocked { .. })
-    }
-
-    /// As operators see it.
-    pub fn shown(&self) -> handoff::State {
-        match &self.state {
-            State::Down => handoff::State::Stopped,
-            State::Waiting => handoff::State::Waiting,
-            State::Spawning | State::Starting { .. } => handoff::State::Starting,
-            State::Up { .. } => handoff::State::Ready,
-            State::Stopping { .. } | State::Killing { .. } | State::Dying { .. } => {
-                handoff::State::Stopping
-            }
-            State::BackingOff { .. } => handoff::State::Backoff,
-            State::Failed { .. } | State::Blocked { .. } => handoff::State::Failed,
-            State::Done => handoff::State::Done,
-        }
-    }
-
-    /// Why it shows `failed`.
-    pub fn reason(&self) -> Option<String> {
-        match &self.state {
-            State::Failed { reason } => Some(reason.clone()),
-            State::Blocked { by } => Some(format!("requires {by}, which failed")),
-            State::Down
-            | State::Waiting
-            | State::Spawning
-            | State::Starting { .. }
-            | State::Up { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Dying { .. }
-            | State::BackingOff { .. }
-            | State::Done => None,
-        }
-    }
-
-    /// In its second failed start in a row, or a later one.
-    pub fn is_looping(&self, now: Instant) -> bool {
-        let up = self
-            .life()
-            .map(|life| now.saturating_duration_since(life.since));
-        self.history.is_looping(&self.service, up)
-    }
-
-    pub fn deadline(&self) -> Option<Instant> {
-        match &self.state {
-            State::Stopping { kill_at, .. } => Some(*kill_at),
-            State::Killing { again_at, .. } => Some(*again_at),
-            State::Dying { release_by, .. } => Some(*release_by),
-            State::BackingOff { until } => Some(*until),
-            State::Down
-            | State::Waiting
-            | State::Spawning
-            | State::Starting { .. }
-            | State::Up { .. }
-            | State::Failed { .. }
-            | State::Blocked { .. }
-            | State::Done => None,
-        }
     }
 
     pub fn step(&mut self, now: Instant, input: Input, out: &mut Vec<Out>) {
@@ -209,10 +121,7 @@ impl Machine {
             }
             Input::Exited { run, exit } if run == self.run() => self.exited(now, exit, out),
             Input::TreeGone { run } if run == self.run() => {
-                if let State::Dying { left, .. } = &mut self.state {
-                    left.tree = false;
-                    self.release(now, out);
-                }
+                self.tree_gone(now, out);
             }
             Input::Drained { run } if run == self.run() => {
                 if let State::Dying { left, .. } = &mut self.state {
@@ -220,13 +129,17 @@ impl Machine {
                     self.release(now, out);
                 }
             }
-            Input::Ready { run } if run == self.run() => self.ready(out),
+            Input::Ready { run } if run == self.run() => self.ready(now, out),
+            Input::Notice { run, notice } if run == self.run() => self.notice(now, notice, out),
+            Input::OutOfMemory { run } if run == self.run() => self.out_of_memory = true,
             // A run that is over.
             Input::Spawned { .. }
             | Input::SpawnFailed { .. }
             | Input::Exited { .. }
             | Input::TreeGone { .. }
             | Input::Drained { .. }
+            | Input::Notice { .. }
+            | Input::OutOfMemory { .. }
             | Input::Ready { .. } => {}
             Input::Sick { what } => {
                 // Who is to end anyway ends in its turn.
@@ -279,6 +192,8 @@ impl Machine {
         self.number = self.number.saturating_add(1);
         self.history.started(&self.service, now);
         self.state = State::Spawning;
+        self.said.clear();
+        self.out_of_memory = false;
         out.push(Out::Spawn(self.run()));
     }
 
@@ -301,15 +216,18 @@ impl Machine {
         }
         out.push(Out::Opened);
         out.push(Out::Say(StatusEvent::Start { pid }));
-        let life = Life { pid, since: now };
-        match self.service.kind {
-            Kind::Simple => {
-                self.state = State::Up { life };
-                out.push(Out::Say(StatusEvent::Ready));
-            }
-            Kind::Oneshot => {
-                self.state = State::Starting { life };
-            }
+        let life = Life {
+            pid,
+            since: now,
+            ready: None,
+        };
+        let readiness = self.service.lifecycle.ready.as_ref();
+        // A oneshot is done, never ready.
+        let readiness = readiness.filter(|_| self.service.kind == Kind::Simple);
+        let ready_by = readiness.map(|ready| now + ready.timeout);
+        self.state = State::Starting { life, ready_by };
+        if ready_by.is_none() {
+            self.ready(now, out);
         }
     }
 
@@ -333,18 +251,98 @@ impl Machine {
         self.ended(now, exit, self.want.then_some(end), left, out);
     }
 
-    fn ready(&mut self, out: &mut Vec<Out>) {
-        if let State::Starting { life } = self.state
+    fn ready(&mut self, now: Instant, out: &mut Vec<Out>) {
+        if let State::Starting { life, .. } = self.state
             && self.service.kind != Kind::Oneshot
         {
-            self.state = State::Up { life };
+            let ready = Some(now);
+            let beat = self.service.lifecycle.watchdog.map(|every| Beat {
+                every,
+                by: now + every,
+            });
+            let life = Life { ready, ..life };
+            self.state = State::Up { life, beat };
             out.push(Out::Say(StatusEvent::Ready));
         }
     }
 
+    fn notice(&mut self, now: Instant, notice: Notice, out: &mut Vec<Out>) {
+        match (notice, &mut self.state) {
+            (Notice::Ready, _) => {
+                self.ready(now, out);
+                if self.said == RELOADING {
+                    self.said.clear();
+                }
+            }
+            (
+                Notice::Beat,
+                State::Up {
+                    beat: Some(beat), ..
+                },
+            ) => beat.by = now + beat.every,
+            (Notice::BeatEvery(every), State::Up { beat, .. }) => {
+                *beat = Some(Beat {
+                    every,
+                    by: now + every,
+                });
+            }
+            (Notice::Hung, State::Up { .. } | State::Starting { .. }) => {
+                self.hung("called for its watchdog".to_owned(), now, out);
+            }
+            (
+                Notice::Extend(by),
+                State::Starting {
+                    ready_by: Some(at), ..
+                },
+            )
+            | (Notice::Extend(by), State::Stopping { kill_at: at, .. }) => {
+                *at = (*at).max(now + by)
+            }
+            (Notice::Status(text), _) => self.said = text,
+            (Notice::Reloading, _) => self.said = RELOADING.to_owned(),
+            (Notice::Stopping, _) => self.said = "stopping".to_owned(),
+            (Notice::MainPid(new), state) => match state {
+                State::Starting { life, .. }
+                | State::Up { life, .. }
+                | State::Stopping { life, .. }
+                | State::Killing { life, .. } => life.pid = new,
+                State::Down
+                | State::Waiting
+                | State::Spawning
+                | State::Dying { .. }
+                | State::BackingOff { .. }
+                | State::Failed { .. }
+                | State::Blocked { .. }
+                | State::Done => {}
+            },
+            // Too late, too early, or not asked for.
+            (Notice::Beat | Notice::BeatEvery(_) | Notice::Hung | Notice::Extend(_), _) => {}
+        }
+    }
+
+    /// Killed at once: what does not answer its watchdog does not answer a signal either.
+    fn hung(&mut self, what: String, now: Instant, out: &mut Vec<Out>) {
+        let (State::Starting { life, .. } | State::Up { life, .. }) = self.state else {
+            return;
+        };
+        out.push(Out::Trouble(format!("The process {what} and is killed.")));
+        out.push(Out::Say(StatusEvent::Stop {
+            signal: Signal::KILL,
+        }));
+        out.push(Out::Hung(self.run()));
+        self.state = State::Killing {
+            life,
+            again_at: now + KILL_AGAIN,
+            why: match self.want {
+                true => Why::Sick(what),
+                false => Why::Asked,
+            },
+        };
+    }
+
     fn halt(&mut self, now: Instant, why: Why, out: &mut Vec<Out>) {
         match self.state {
-            State::Starting { life } | State::Up { life } => {
+            State::Starting { life, .. } | State::Up { life, .. } => {
                 let stop = self.service.stop;
                 let run = self.run();
                 out.push(Out::Say(StatusEvent::Stop {
@@ -374,7 +372,7 @@ impl Machine {
 
     fn kill(&mut self, now: Instant, out: &mut Vec<Out>) {
         let (life, why) = match &self.state {
-            State::Starting { life } | State::Up { life } => (*life, Why::Asked),
+            State::Starting { life, .. } | State::Up { life, .. } => (*life, Why::Asked),
             State::Stopping { life, why, .. } => (*life, why.clone()),
             State::Down
             | State::Waiting
@@ -401,7 +399,8 @@ impl Machine {
         let Some(life) = self.life() else {
             return;
         };
-        let up = now.saturating_duration_since(life.since);
+        let up = self.lasted(life, now).unwrap_or_default();
+        let out_of_memory = std::mem::take(&mut self.out_of_memory);
         let end = match &self.state {
             State::Stopping { why, .. } | State::Killing { why, .. } => match why {
                 Why::Asked => None,
@@ -415,6 +414,9 @@ impl Machine {
                 good: exit.is_success(),
                 up,
                 words: match exit.signal() {
+                    Some(signal) if out_of_memory => {
+                        format!("ended by {signal}: the kernel was out of memory")
+                    }
                     Some(signal) => format!("ended by {signal}"),
                     None => format!("exited with code {}", exit.code()),
                 },
@@ -430,12 +432,25 @@ impl Machine {
         };
         let run = self.run();
         out.push(Out::KillTree(run));
-        out.push(Out::Ended(run, exit));
+        // What is to be run after it still speaks.
+        let after = self.service.lifecycle.post_stop.len() as u32;
+        if after == 0 {
+            out.push(Out::Ended(run, exit));
+        }
         let left = Left {
             tree: true,
             output: true,
         };
         self.ended(now, exit, end.filter(|_| self.want), left, out);
+        if let State::Dying {
+            release_by,
+            cleaning,
+            ..
+        } = &mut self.state
+        {
+            *cleaning = after > 0;
+            *release_by += self.service.stop.timeout * after;
+        }
     }
 
     /// Decides what follows, and waits for the rest of the run. `end` is `None`
@@ -469,7 +484,28 @@ impl Machine {
             release_by: now + RELEASE,
             left,
             next,
+            cleaning: false,
         };
+    }
+
+    fn tree_gone(&mut self, now: Instant, out: &mut Vec<Out>) {
+        let run = self.run();
+        let State::Dying {
+            left,
+            cleaning,
+            exit,
+            release_by,
+            ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        left.tree = false;
+        if std::mem::take(cleaning) {
+            out.push(Out::Ended(run, *exit));
+            *release_by = now + RELEASE;
+        }
+        self.release(now, out);
     }
 
     /// The run is over when nothing of it is left, or its time is up.
@@ -479,6 +515,7 @@ impl Machine {
             release_by,
             left,
             next,
+            cleaning,
         } = &self.state
         else {
             return;
@@ -486,6 +523,9 @@ impl Machine {
         if left.tree || left.output {
             if now < *release_by {
                 return;
+            }
+            if *cleaning {
+                out.push(Out::Ended(self.run(), *exit));
             }
             out.push(Out::Overdue(*left));
         }
@@ -530,11 +570,23 @@ impl Machine {
             }
             State::Dying { .. } => self.release(now, out),
             State::BackingOff { .. } => self.state = State::Waiting,
+            State::Starting { .. } => {
+                let timeout = self.service.lifecycle.ready.as_ref().map(|r| r.timeout);
+                let what = format!("not ready within {:?}", timeout.unwrap_or_default());
+                out.push(Out::Trouble(format!("The process is {what}.")));
+                let why = match self.want {
+                    true => Why::Sick(what),
+                    false => Why::Asked,
+                };
+                self.halt(now, why, out);
+            }
+            State::Up { beat, .. } => {
+                let every = beat.map(|beat| beat.every).unwrap_or_default();
+                self.hung(format!("missed its watchdog of {every:?}"), now, out);
+            }
             State::Down
             | State::Waiting
             | State::Spawning
-            | State::Starting { .. }
-            | State::Up { .. }
             | State::Failed { .. }
             | State::Blocked { .. }
             | State::Done => {}

@@ -5,10 +5,11 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -62,6 +63,17 @@ pub struct Ends {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub report: RawFd,
+    /// See [`Program::group_door`].
+    pub group_door: Option<RawFd>,
+}
+
+/// What one run is given beside what its configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Handed {
+    /// `NOTIFY_SOCKET`.
+    pub notify_socket: Option<String>,
+    /// A descriptor, and the number under which the service knows it.
+    pub ready_fd: Option<(Arc<OwnedFd>, RawFd)>,
 }
 
 pub fn failed(stage: impl Into<String>, errno: Errno) -> SpawnFailure {
@@ -78,17 +90,24 @@ pub fn failed_io(stage: impl Into<String>, error: &io::Error) -> SpawnFailure {
     }
 }
 
-pub fn prepare(
+/// `argv` as `service` runs it: its own program, or a command that belongs to it.
+pub fn prepare<'a>(
     inherited: &Inherited,
     service: &Service,
+    argv: impl IntoIterator<Item = &'a str>,
+    handed: &Handed,
     ends: &Ends,
 ) -> Result<Program, SpawnFailure> {
     let process = &service.process;
     let user = resolve_user(process)?;
-    let environment = service_environment(service, user.as_ref().map(|user| &user.account))?;
-    let path = find_program(&service.executable, &environment)?;
-    let mut arguments = vec![c_string(service.executable.as_bytes(), "the executable")?];
-    for argument in &service.args {
+    let account = user.as_ref().map(|user| &user.account);
+    let environment = service_environment(service, account, handed)?;
+    let mut arguments = Vec::new();
+    let mut path = String::new();
+    for argument in argv {
+        if arguments.is_empty() {
+            path = find_program(argument, &environment)?;
+        }
         arguments.push(c_string(argument.as_bytes(), "an argument")?);
     }
     let mut variables = Vec::with_capacity(environment.len());
@@ -129,6 +148,11 @@ pub fn prepare(
         stdout: ends.stdout,
         stderr: ends.stderr,
         gate: None,
+        group_door: ends.group_door,
+        extra: handed
+            .ready_fd
+            .as_ref()
+            .map(|(fd, number)| (fd.as_raw_fd(), *number)),
         report: ends.report,
     })
 }
@@ -169,6 +193,8 @@ pub fn prepare_helper(
         stdout: ends.stdout,
         stderr: ends.stderr,
         gate: None,
+        group_door: None,
+        extra: None,
         report: ends.report,
     })
 }
@@ -326,6 +352,7 @@ fn resolve_groups(
 fn service_environment(
     service: &Service,
     user: Option<&Account>,
+    handed: &Handed,
 ) -> Result<Environment, SpawnFailure> {
     let process = &service.process;
     let mut environment = Environment::new();
@@ -361,6 +388,13 @@ fn service_environment(
     }
     for (name, value) in &process.environment {
         environment.insert(name.as_bytes().to_vec(), value.as_bytes().to_vec());
+    }
+    if let Some(socket) = &handed.notify_socket {
+        environment.insert(b"NOTIFY_SOCKET".to_vec(), socket.as_bytes().to_vec());
+        if let Some(interval) = service.lifecycle.watchdog {
+            let usec = interval.as_micros().to_string();
+            environment.insert(b"WATCHDOG_USEC".to_vec(), usec.into_bytes());
+        }
     }
     environment.insert(b"AGENT_SERVICE".to_vec(), service.name.as_str().into());
     Ok(environment)

@@ -21,10 +21,12 @@ use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
 use super::aside::Aside;
-use super::prepare::Inherited;
-use super::spawn::{self, PipeSize};
+use super::cgroup::{Cgroups, Place};
+use super::prepare::{Handed, Inherited};
+use super::spawn::PipeSize;
+use super::steps::{Course, Errand, Part};
 use super::tree::{self, Census, Identity};
-use crate::config::{Capture, Service};
+use crate::config::Service;
 use crate::event::Event;
 use crate::handoff::{Helper, Tracer};
 use crate::request::RequestId;
@@ -33,7 +35,11 @@ use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 #[derive(Debug)]
 pub enum Order {
     /// Start a process. Answered by `Spawned` or `SpawnFailed`.
-    Spawn { run: RunId, service: Arc<Service> },
+    Spawn {
+        run: RunId,
+        service: Arc<Service>,
+        handed: Handed,
+    },
     /// To the main process, if it lives.
     Signal { run: RunId, signal: Signal },
     /// SIGKILL to everything the run started, again until nothing is left. Answered, once
@@ -45,6 +51,18 @@ pub enum Order {
     Copy { id: RequestId, run: RunId },
     /// Trace the run no more. Answered by `Detached`.
     Detach { id: RequestId, run: RunId },
+    /// The same for a run that hangs: what it does is to be kept first.
+    Hung { run: RunId },
+    /// Another process of the run is its main one from now on.
+    MainPid { run: RunId, pid: Pid },
+    /// Run a command of a service's, beside the service, for at most `limit`. Answered by
+    /// `CommandEnded`.
+    Errand {
+        id: u64,
+        service: Arc<Service>,
+        argv: Vec<String>,
+        limit: Duration,
+    },
     /// Stop every main process, then this process: SIGCONT to it goes to them as well.
     Pause,
     /// End the loop; whatever still lives is killed.
@@ -90,19 +108,54 @@ pub struct Reaper {
     pub(super) ended: Vec<(Pid, i32)>,
     /// Processes of our own.
     pub(super) aside: HashMap<Pid, Aside>,
+    pub(super) errands: HashMap<Pid, Errand>,
+    pub(super) cgroups: Cgroups,
+    /// Children that this process had before it was the agent: they belong to no service.
+    heirlooms: HashSet<Identity>,
     /// Strays that belong to nobody we know: each is told once.
     told: HashSet<Identity>,
 }
 
 /// A run whose process lives, or whose tree is being ended.
 pub(super) struct Run {
-    pub(super) service: ServiceName,
+    pub(super) course: Course,
+    /// Its present process, or the last one; 0 before the first.
     pub(super) pid: Pid,
     pub(super) reaped: bool,
     piped: usize,
-    /// What was seen below it when it was last signalled.
+    /// What was seen below it when it was last signalled, and what led its own session.
     seen: HashSet<Identity>,
     ending: Option<Ending>,
+}
+
+impl Run {
+    pub(super) fn new(course: Course, piped: usize) -> Run {
+        Run {
+            course,
+            pid: 0,
+            reaped: true,
+            piped,
+            seen: HashSet::new(),
+            ending: None,
+        }
+    }
+
+    fn name(&self) -> &ServiceName {
+        &self.course.service.name
+    }
+
+    /// It has a process again.
+    pub(super) fn lives(&mut self, pid: Pid) {
+        (self.pid, self.reaped) = (pid, false);
+    }
+
+    /// Its tree is to be looked at, and given a while to end.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.ending = Some(Ending {
+            again_at: now,
+            until: now + TREE_LIMIT,
+        });
+    }
 }
 
 /// The tree is being killed.
@@ -157,6 +210,14 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         told_untraced: false,
         ended: Vec::new(),
         aside: HashMap::new(),
+        errands: HashMap::new(),
+        cgroups: Cgroups::find(own.as_raw_nonzero().get()),
+        heirlooms: Census::take()
+            .descendants(own.as_raw_nonzero().get())
+            .into_iter()
+            .filter_map(tree::stat)
+            .map(|stat| stat.id)
+            .collect(),
         told: HashSet::new(),
     };
     Ok((Orders { shared }, reaper))
@@ -191,6 +252,7 @@ impl Reaper {
             if let Flow::Quit = self.obey(&inbox) {
                 break;
             }
+            self.lose_patience();
             self.end_trees(&inbox);
             self.end_slow_helpers();
         }
@@ -198,8 +260,9 @@ impl Reaper {
     }
 
     /// Until a child ended, an order came, or a tree wants another look.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let soon = (!self.ended.is_empty()).then(Instant::now);
+        let patience = self.next_patience();
         let next = self
             .runs
             .values()
@@ -207,6 +270,7 @@ impl Reaper {
             .map(|ending| ending.again_at)
             .chain(self.aside.values().map(|aside| aside.until))
             .chain(soon)
+            .chain(patience)
             .min();
         let timeout = next.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -253,19 +317,44 @@ impl Reaper {
                 continue;
             }
             let Some(run) = self.by_pid.remove(&pid) else {
-                debug!("reaped orphan {pid}");
+                if !self.errand_ended(pid, exit, inbox) {
+                    debug!("reaped orphan {pid}");
+                    self.hurry_trees();
+                }
                 continue;
             };
-            if let Some(entry) = self.runs.get_mut(&run) {
-                entry.reaped = true;
-                if let Some(ending) = &mut entry.ending {
-                    let now = Instant::now();
-                    ending.again_at = now;
-                    ending.until = now + TREE_LIMIT;
-                }
-            }
-            tell(inbox, Event::Exited { run, exit });
+            self.ended(run, pid, exit, inbox);
         }
+    }
+
+    /// One of those that are waited for may just have died: no need to wait for the pause.
+    fn hurry_trees(&mut self) {
+        let now = Instant::now();
+        let reaped = self.runs.values_mut().filter(|run| run.reaped);
+        for ending in reaped.filter_map(|run| run.ending.as_mut()) {
+            ending.again_at = now;
+        }
+    }
+
+    /// A process that was started for a run has ended.
+    fn ended(&mut self, run: RunId, pid: Pid, exit: Exit, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        // Another one is the main process since.
+        if entry.pid != pid {
+            return;
+        }
+        entry.reaped = true;
+        if entry.course.part != Part::Main {
+            return self.step_ended(run, exit, inbox);
+        }
+        if entry.ending.is_some() {
+            entry.look_again(Instant::now());
+        } else if exit.signal() == Some(Signal::KILL) && self.cgroups.oom_killed() {
+            tell(inbox, Event::OutOfMemory { run });
+        }
+        tell(inbox, Event::Exited { run, exit });
     }
 
     fn obey(&mut self, inbox: &Sender<Event>) -> Flow {
@@ -280,7 +369,20 @@ impl Reaper {
             match order {
                 None => return Flow::Go,
                 Some(Order::Quit) => return Flow::Quit,
-                Some(Order::Spawn { run, service }) => self.spawn(run, &service, inbox),
+                Some(Order::Spawn {
+                    run,
+                    service,
+                    handed,
+                }) => self.begin(run, service, handed, inbox),
+                Some(Order::Errand {
+                    id,
+                    service,
+                    argv,
+                    limit,
+                }) => self.errand(id, &service, &argv, limit, inbox),
+                Some(Order::MainPid { run, pid }) => self.main_pid(run, pid),
+                // The place where a capture of its threads belongs.
+                Some(Order::Hung { run }) => self.kill_tree(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
                 Some(Order::Help(helper)) => self.help(helper),
@@ -291,41 +393,27 @@ impl Reaper {
         }
     }
 
-    fn spawn(&mut self, run: RunId, service: &Service, inbox: &Sender<Event>) {
+    /// For a new run's pipes: how large they may be, and what that takes of the budget.
+    pub(super) fn pipe_size(&self) -> (PipeSize, usize) {
         let piped: usize = self.runs.values().map(|run| run.piped).sum();
-        let (size, piped) = if piped + 2 * PIPE_BYTES <= PIPE_BUDGET {
+        if piped + 2 * PIPE_BYTES <= PIPE_BUDGET {
             (PipeSize::Bytes(PIPE_BYTES), 2 * PIPE_BYTES)
         } else {
             (PipeSize::Kernel, 0)
+        }
+    }
+
+    /// The old one becomes one of the run's other processes.
+    fn main_pid(&mut self, run: RunId, pid: Pid) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
         };
-        let tracer = match (&mut self.tracer, service.capture.how) {
-            (Some(tracer), Capture::Auto | Capture::Ptrace) => Some(&mut **tracer),
-            (None, _) | (_, Capture::Off) => None,
-        };
-        let event = match spawn::start(&self.inherited, service, size, tracer.map(|t| t as _)) {
-            Ok(spawn::Started {
-                pid,
-                pipes,
-                untraced,
-            }) => {
-                if let Some(errno) = untraced {
-                    self.tell_untraced(service, errno);
-                }
-                self.by_pid.insert(pid, run);
-                let entry = Run {
-                    service: service.name.clone(),
-                    pid,
-                    reaped: false,
-                    piped,
-                    seen: HashSet::new(),
-                    ending: None,
-                };
-                self.runs.insert(run, entry);
-                Event::Spawned { run, pid, pipes }
-            }
-            Err(failure) => Event::SpawnFailed { run, failure },
-        };
-        tell(inbox, event);
+        if entry.reaped || entry.course.part != Part::Main {
+            return;
+        }
+        entry.seen.extend(tree::stat(entry.pid).map(|stat| stat.id));
+        entry.pid = pid;
+        self.by_pid.insert(pid, run);
     }
 
     fn signal(&mut self, run: RunId, signal: Signal) {
@@ -340,7 +428,7 @@ impl Reaper {
         // SAFETY: kill(2) touches no memory.
         if unsafe { libc::kill(entry.pid, signal.0) } != 0 {
             let error = io::Error::last_os_error();
-            warn!(service = %entry.service, "sending {signal} to {}: {error}", entry.pid);
+            warn!(service = %entry.name(), "sending {signal} to {}: {error}", entry.pid);
         }
     }
 
@@ -357,14 +445,8 @@ impl Reaper {
     }
 
     fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {
-        let now = Instant::now();
         match self.runs.get_mut(&run) {
-            Some(entry) => {
-                entry.ending = Some(Ending {
-                    again_at: now,
-                    until: now + TREE_LIMIT,
-                });
-            }
+            Some(entry) => entry.look_again(Instant::now()),
             // Ended before, or never started.
             None => tell(inbox, Event::TreeGone { run }),
         }
@@ -388,6 +470,18 @@ impl Reaper {
         }
     }
 
+    /// SIGKILL, once, to what a run left that never had a main process.
+    pub(super) fn sweep(&mut self, run: RunId) {
+        for id in self.strays(run, &Census::take()) {
+            tree::kill(id);
+        }
+        let place = self
+            .runs
+            .get(&run)
+            .and_then(|run| run.course.place.as_ref());
+        place.map(Place::kill);
+    }
+
     fn end_tree(&mut self, id: RunId, census: &Census, now: Instant, inbox: &Sender<Event>) {
         let strays = self.strays(id, census);
         let Some(run) = self.runs.get_mut(&id) else {
@@ -408,10 +502,16 @@ impl Reaper {
         for id in &left {
             tree::kill(*id);
         }
-        if run.reaped && (left.is_empty() || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
+        let crowded = run.course.place.as_ref().is_some_and(Place::kill);
+        let empty = left.is_empty() && !crowded;
+        if run.reaped && (empty || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
             if !left.is_empty() {
                 let pids: Vec<Pid> = left.iter().map(|id| id.pid).collect();
-                warn!(service = %run.service, "still there after SIGKILL: {pids:?}");
+                warn!(service = %run.name(), "still there after SIGKILL: {pids:?}");
+            }
+            if run.course.part == Part::Main && run.course.writers.is_some() {
+                run.ending = None;
+                return self.after(id, 0);
             }
             self.runs.remove(&id);
             tell(inbox, Event::TreeGone { run: id });
@@ -429,18 +529,24 @@ impl Reaper {
         };
         let (mut found, mut hidden) = (Vec::new(), Vec::new());
         for child in census.children(self.own_pid) {
-            if self.by_pid.contains_key(&child) || self.aside.contains_key(&child) {
+            let known = self.by_pid.contains_key(&child)
+                || self.errands.contains_key(&child)
+                || self.aside.contains_key(&child);
+            if known {
                 continue;
             }
             let Some(stat) = tree::stat(child).filter(|stat| !stat.dead) else {
                 continue;
             };
+            if self.heirlooms.contains(&stat.id) {
+                continue;
+            }
             // The main process' number may have gone to another service's.
             let reused = run.reaped && self.by_pid.contains_key(&run.pid);
-            let kin = !reused && (stat.session == run.pid || stat.group == run.pid);
+            let kin = run.pid != 0 && !reused && (stat.session == run.pid || stat.group == run.pid);
             let named = tree::service_of(child);
             let named = named.as_deref();
-            if kin || run.seen.contains(&stat.id) || named == Some(run.service.as_str()) {
+            if kin || run.seen.contains(&stat.id) || named == Some(run.name().as_str()) {
                 found.push(stat.id);
                 let below = census.descendants(child);
                 found.extend(below.into_iter().filter_map(tree::stat).map(|stat| stat.id));
@@ -458,7 +564,7 @@ impl Reaper {
             stat.session == run.pid
                 || stat.group == run.pid
                 || run.seen.contains(&stat.id)
-                || named == Some(run.service.as_str())
+                || named == Some(run.name().as_str())
         })
     }
 
@@ -482,7 +588,7 @@ impl Reaper {
             .descendants(self.own_pid)
             .into_iter()
             .filter_map(tree::stat)
-            .filter(|stat| !stat.dead)
+            .filter(|stat| !stat.dead && !self.heirlooms.contains(&stat.id))
             .map(|stat| stat.id)
             .collect();
         for id in ids {

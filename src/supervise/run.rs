@@ -4,7 +4,7 @@
 //! neighbour cannot take at once waits in a lane of its own; only words have a bound, beyond
 //! which they are counted as dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -13,10 +13,13 @@ use tracing::{error, info, warn};
 use super::fleet::{self, Ask, Fleet, Presence};
 use super::lane::Lane;
 use super::machine;
+use super::notice::Notice;
 use super::notify::Notify;
 use super::reap::{Order, Orders};
 use super::status::{self, Own, Question};
+use super::watch::{Seen, Watches};
 use crate::clock;
+use crate::config::lifecycle::ReadyBy;
 use crate::config::{Agent, Config};
 use crate::event::{AgentSignal, Event};
 use crate::handoff::{
@@ -73,7 +76,9 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         health,
         reload,
     } = hands;
+    let (watches, mut seen) = Watches::new(orders.clone(), config.redis.clone());
     let mut shell = Shell {
+        watches,
         manner,
         tee: match (config.agent.tee, config.services.len()) {
             (false, _) => Tee::Off,
@@ -97,6 +102,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         reload,
         config,
         notify: Notify::from_environment(),
+        opened: HashSet::new(),
         since: HashMap::new(),
     };
     let mut code = shell.step(fleet::Input::Time);
@@ -111,6 +117,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
                     None => Some(0),
                 };
             }
+            Some(seen) = seen.recv() => code = shell.see(seen),
             () = shell.feed.flush() => {}
             () = shell.standings.flush() => {}
             () = shell.words.flush() => {}
@@ -140,6 +147,7 @@ pub(super) struct Shell {
     manner: Manner,
     pub(super) fleet: Fleet,
     pub(super) orders: Orders,
+    watches: Watches,
     feed: Lane<Feed>,
     standings: Lane<Standing>,
     words: Lane<Record>,
@@ -155,6 +163,8 @@ pub(super) struct Shell {
     notify: Notify,
     tee: Tee,
     own: Own,
+    /// Runs whose output was opened before their main process lived.
+    opened: HashSet<RunId>,
     /// The state that was last told of each service, and since when (Unix milliseconds).
     since: HashMap<ServiceId, (State, u64)>,
 }
@@ -173,9 +183,25 @@ impl Shell {
         use machine::Input;
         let of = |run: RunId, input| fleet::Input::Of(run.service, input);
         let input = match event {
-            Event::Spawned { run, pid, pipes } => {
+            Event::Opened { run, pipes } => {
                 self.open(run, pipes);
+                self.opened.insert(run);
+                return None;
+            }
+            Event::Spawned { run, pid, pipes } => {
+                if let Some(pipes) = pipes {
+                    self.open(run, pipes);
+                }
+                self.opened.remove(&run);
+                if let Some(unit) = self.fleet.unit(run.service) {
+                    self.watches.begin(run, pid, unit.machine.service());
+                }
                 of(run, Input::Spawned { run, pid })
+            }
+            Event::OutOfMemory { run } => of(run, Input::OutOfMemory { run }),
+            Event::CommandEnded { id, exit } => {
+                self.watches.command_ended(id, exit);
+                return None;
             }
             Event::SpawnFailed { run, failure } => of(run, Input::SpawnFailed { run, failure }),
             Event::Exited { run, exit } => of(run, Input::Exited { run, exit }),
@@ -223,6 +249,21 @@ impl Shell {
             Event::Signal(AgentSignal::Reload) => return self.reload(None),
         };
         self.step(input)
+    }
+
+    /// What a watcher saw.
+    fn see(&mut self, seen: Seen) -> Option<i32> {
+        use machine::Input;
+        let (run, input) = match seen {
+            Seen::Ready(run) => (run, Input::Ready { run }),
+            Seen::Notice(run, notice) => {
+                if let Notice::MainPid(pid) = notice {
+                    self.orders.give(Order::MainPid { run, pid });
+                }
+                (run, Input::Notice { run, notice })
+            }
+        };
+        self.step(fleet::Input::Of(run.service, input))
     }
 
     /// A signal that is the application's. TERM also begins the end, so that an application
@@ -397,10 +438,16 @@ impl Shell {
         match action {
             Out::Spawn(run) => {
                 let service = unit.machine.service().clone();
-                self.orders.give(Order::Spawn { run, service });
+                let handed = self.watches.open(run, &service);
+                self.orders.give(Order::Spawn {
+                    run,
+                    service,
+                    handed,
+                });
             }
             Out::Signal(run, signal) => self.orders.give(Order::Signal { run, signal }),
             Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
+            Out::Hung(run) => self.orders.give(Order::Hung { run }),
             Out::Opened => self.say(marker(new_run_marker(&clock::local_stamp(at_ms)))),
             Out::Say(event) => {
                 // Of an application that runs once its exit says all, and the end marker is
@@ -420,13 +467,23 @@ impl Shell {
                 error!(service = %name, "{what}");
                 self.say(Entry::plain(&streams, StreamKind::Error, at_ms, what));
             }
-            Out::Ended(run, exit) => self.feed.send(Feed::End { run, exit }),
-            Out::NeverRan(run, exit) => self.feed.send(Feed::NeverRan {
-                run,
-                streams,
-                exit,
-                at_ms,
-            }),
+            Out::Ended(run, exit) => {
+                self.watches.over(run);
+                self.feed.send(Feed::End { run, exit });
+            }
+            Out::NeverRan(run, exit) => {
+                self.watches.over(run);
+                self.feed.send(match self.opened.remove(&run) {
+                    // What came before it has spoken.
+                    true => Feed::End { run, exit },
+                    false => Feed::NeverRan {
+                        run,
+                        streams,
+                        exit,
+                        at_ms,
+                    },
+                });
+            }
             Out::Closed(exit) => {
                 let stamp = clock::local_stamp(at_ms);
                 self.say(marker(end_run_marker(&stamp, exit.code())));
@@ -445,10 +502,17 @@ impl Shell {
         let Some(unit) = self.fleet.unit(run.service) else {
             return;
         };
+        let readiness = unit.machine.service().lifecycle.ready.as_ref();
+        let awaited = match readiness.map(|ready| &ready.by) {
+            // The configuration was refused where it is not one.
+            Some(ReadyBy::Log(pattern)) => regex_lite::Regex::new(pattern).ok(),
+            Some(_) | None => None,
+        };
         self.feed.send(Feed::Open {
             run,
             streams: unit.streams.clone(),
             pipes,
+            awaited,
             options: LineOptions {
                 max_line: unit.machine.service().max_line,
                 tee: self.tee,

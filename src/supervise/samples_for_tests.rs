@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::config::lifecycle::Lifecycle;
 use crate::config::{Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
@@ -33,6 +34,7 @@ pub fn service(name: &str) -> Service {
             signal: Signal::TERM,
             timeout: Duration::from_secs(10),
         },
+        lifecycle: Lifecycle::default(),
         process: Process::default(),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },

@@ -11,13 +11,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::termios::OptionalActions;
 
+use super::cgroup::Place;
 use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
-pub use super::prepare::Inherited;
 use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
+pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
 use crate::event::SpawnFailure;
 use crate::handoff::{Helper, Pipes, Tracer};
@@ -30,104 +32,142 @@ pub enum PipeSize {
     Bytes(usize),
 }
 
-/// How a start ended.
-pub struct Started {
-    pub pid: Pid,
-    pub pipes: Pipes,
-    /// Why the tracer could not attach (errno); `None` also where none was wanted.
-    pub untraced: Option<i32>,
+/// The write ends of a run's output. Kept for as long as something else of the run is to
+/// be started.
+#[derive(Debug)]
+pub struct Writers {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
 }
 
-/// Starts the service's process and waits until its `exec` has succeeded or failed.
-///
-/// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
+/// What a run's output goes through.
+pub fn output(service: &Service, size: PipeSize) -> Result<(Pipes, Writers), SpawnFailure> {
+    let (stdout, stdout_child) = match service.process.pty {
+        true => terminal()?,
+        false => output_pipe(size)?,
+    };
+    let (stderr, stderr_child) = output_pipe(size)?;
+    let writers = Writers {
+        stdout: stdout_child,
+        stderr: stderr_child,
+    };
+    Ok((Pipes { stdout, stderr }, writers))
+}
+
+/// What is started for a service.
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
+    /// Its own program.
+    Main(&'a Handed),
+    /// A command that belongs to it, as its user, in its environment.
+    Command(&'a [String]),
+}
+
+/// The service's own program, with pipes that nobody else writes to.
 pub fn start(
     inherited: &Inherited,
     service: &Service,
     size: PipeSize,
+) -> Result<(Pid, Pipes), SpawnFailure> {
+    let (pipes, writers) = output(service, size)?;
+    let what = What::Main(&Handed::default());
+    let pid = launch(inherited, service, what, Some(&writers), None)?;
+    Ok((pid, pipes))
+}
+
+/// Starts a process and waits until its `exec` has succeeded or failed. Without `writers`
+/// nobody reads what it says.
+///
+/// A child whose stage failed has ended, or is about to; it is the reaper's like any other.
+pub fn launch(
+    inherited: &Inherited,
+    service: &Service,
+    what: What<'_>,
+    writers: Option<&Writers>,
+    place: Option<&Place>,
+) -> Result<Pid, SpawnFailure> {
+    launch_traced(inherited, service, what, writers, place, None).map(|(pid, _)| pid)
+}
+
+/// The same under a tracer; beside the process, why it could not attach (errno).
+pub fn launch_traced(
+    inherited: &Inherited,
+    service: &Service,
+    what: What<'_>,
+    writers: Option<&Writers>,
+    place: Option<&Place>,
     tracer: Option<&mut dyn Tracer>,
-) -> Result<Started, SpawnFailure> {
-    let (pipes, child) = output_pipes(size)?;
+) -> Result<(Pid, Option<i32>), SpawnFailure> {
     let (report, report_child) = pipe()?;
-    let mut program = prepare(inherited, service, &child.ends(inherited, &report_child))?;
-    let Some(tracer) = tracer else {
-        let pid = fork(&program)?;
-        drop((child, report_child));
-        return match read_report(report) {
-            None => Ok(Started {
-                pid,
-                pipes,
-                untraced: None,
-            }),
-            Some(failure) => Err(describe(service, &program, failure)),
-        };
+    let report_child =
+        clear_of(report_child, what).map_err(|errno| failed("creating a pipe", errno))?;
+    let null = inherited.null.as_raw_fd();
+    let ends = Ends {
+        stdin: null,
+        stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
+        stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
+        report: report_child.as_raw_fd(),
+        group_door: place.map(Place::door),
+    };
+    let nothing = Handed::default();
+    let mut program = match what {
+        What::Main(handed) => {
+            let argv = std::iter::once(&service.executable).chain(&service.args);
+            let argv = argv.map(String::as_str);
+            prepare(inherited, service, argv, handed, &ends)?
+        }
+        What::Command(argv) => {
+            let argv = argv.iter().map(String::as_str);
+            prepare(inherited, service, argv, &nothing, &ends)?
+        }
     };
     let (gate, opener) = pipe()?;
-    program.gate = Some(Gate {
-        read: gate.as_raw_fd(),
-        write: opener.as_raw_fd(),
-    });
-    let pid = fork(&program)?;
-    drop((child, report_child, gate));
-    // Before the child changes its user: afterwards that needs a privilege.
-    let untraced = tracer.seize(pid, service.capture.forks).err();
-    let _ = rustix::io::write(&opener, &[1]);
-    drop(opener);
-    if untraced.is_none() {
-        attend_until_told(&report, pid, tracer);
+    if tracer.is_some() {
+        program.gate = Some(Gate {
+            read: gate.as_raw_fd(),
+            write: opener.as_raw_fd(),
+        });
     }
+    let pid = fork(&program)?;
+    drop((report_child, gate));
+    let mut untraced = None;
+    if let Some(tracer) = tracer {
+        // Before the child changes its user: afterwards that needs a privilege.
+        untraced = tracer.seize(pid, service.capture.forks).err();
+        let _ = rustix::io::write(&opener, &[1]);
+        if untraced.is_none() {
+            attend_until_told(&report, pid, tracer);
+        }
+    }
+    drop(opener);
     match read_report(report) {
-        None => Ok(Started {
-            pid,
-            pipes,
-            untraced,
-        }),
+        None => Ok((pid, untraced)),
         Some(failure) => Err(describe(service, &program, failure)),
     }
 }
 
 /// Starts a process of the agent's own.
 pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipes), SpawnFailure> {
-    let (pipes, child) = output_pipes(PipeSize::Kernel)?;
+    let (stdout, stdout_child) = output_pipe(PipeSize::Kernel)?;
+    let (stderr, stderr_child) = output_pipe(PipeSize::Kernel)?;
     let (report, report_child) = pipe()?;
-    let ends = child.ends(inherited, &report_child);
+    let ends = Ends {
+        stdin: inherited.null.as_raw_fd(),
+        stdout: stdout_child.as_raw_fd(),
+        stderr: stderr_child.as_raw_fd(),
+        report: report_child.as_raw_fd(),
+        group_door: None,
+    };
     let program = prepare_helper(inherited, helper, &ends)?;
     let pid = fork(&program)?;
-    drop((child, report_child));
+    drop((stdout_child, stderr_child, report_child));
     match read_report(report) {
-        None => Ok((pid, pipes)),
+        None => Ok((pid, Pipes { stdout, stderr })),
         Some((_, _, errno)) => Err(SpawnFailure {
             stage: format!("executing {}", helper.executable),
             errno,
         }),
     }
-}
-
-/// The child's ends of its output.
-struct Output {
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-impl Output {
-    fn ends(&self, inherited: &Inherited, report: &OwnedFd) -> Ends {
-        Ends {
-            stdin: inherited.null.as_raw_fd(),
-            stdout: self.stdout.as_raw_fd(),
-            stderr: self.stderr.as_raw_fd(),
-            report: report.as_raw_fd(),
-        }
-    }
-}
-
-fn output_pipes(size: PipeSize) -> Result<(Pipes, Output), SpawnFailure> {
-    let (stdout, stdout_child) = output_pipe(size)?;
-    let (stderr, stderr_child) = output_pipe(size)?;
-    let child = Output {
-        stdout: stdout_child,
-        stderr: stderr_child,
-    };
-    Ok((Pipes { stdout, stderr }, child))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
@@ -162,6 +202,39 @@ fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
         // Nothing is copied here: there is no program yet. As wait4(2) would have told it.
         let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
     }
+}
+
+/// Beyond the number that the service's own descriptor shall have. The first one is closed:
+/// an open copy would hide that `exec` closed the child's.
+fn clear_of(fd: OwnedFd, what: What<'_>) -> Result<OwnedFd, Errno> {
+    match what {
+        What::Main(Handed {
+            ready_fd: Some((_, number)),
+            ..
+        }) => rustix::io::fcntl_dupfd_cloexec(&fd, number + 1),
+        What::Main(_) | What::Command(_) => Ok(fd),
+    }
+}
+
+/// A pseudo-terminal (pty(7)): what writes to it believes that somebody watches, and writes
+/// line by line. Raw, so that the bytes stay as they are.
+fn terminal() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let create = || -> Result<(OwnedFd, OwnedFd), Errno> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = ptsname(&ours, Vec::new())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
+        let mut modes = rustix::termios::tcgetattr(&theirs)?;
+        modes.make_raw();
+        rustix::termios::tcsetattr(&theirs, OptionalActions::Now, &modes)?;
+        rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+        Ok((ours, theirs))
+    };
+    create().map_err(|errno| failed("opening a pseudo-terminal", errno))
 }
 
 fn output_pipe(size: PipeSize) -> Result<(OwnedFd, OwnedFd), SpawnFailure> {

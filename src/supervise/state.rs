@@ -3,8 +3,9 @@
 //! A state carries exactly what means something in it: no process id outside a life, no
 //! deadline outside a wait.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::notice::Notice;
 use crate::event::SpawnFailure;
 use crate::record::StatusEvent;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
@@ -19,9 +20,13 @@ pub enum State {
     /// Not ready yet; a oneshot is until it ends.
     Starting {
         life: Life,
+        /// When it counts as a failed start; `None` for a oneshot.
+        ready_by: Option<Instant>,
     },
     Up {
         life: Life,
+        /// Its watchdog: how often it must say that it lives, and by when the next time.
+        beat: Option<Beat>,
     },
     Stopping {
         life: Life,
@@ -39,6 +44,8 @@ pub enum State {
         release_by: Instant,
         left: Left,
         next: Next,
+        /// Commands run after it: its output ends when they have.
+        cleaning: bool,
     },
     BackingOff {
         until: Instant,
@@ -58,6 +65,14 @@ pub enum State {
 pub struct Life {
     pub pid: Pid,
     pub since: Instant,
+    /// Since when it is ready; `None` for a oneshot, which never is.
+    pub ready: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub every: Duration,
+    pub by: Instant,
 }
 
 /// Why a process is being ended.
@@ -128,6 +143,15 @@ pub enum Input {
     Ready {
         run: RunId,
     },
+    /// It says something about itself.
+    Notice {
+        run: RunId,
+        notice: Notice,
+    },
+    /// The kernel killed its process for want of memory; its exit comes next.
+    OutOfMemory {
+        run: RunId,
+    },
     /// A failed check asks for a restart.
     Sick {
         what: String,
@@ -142,6 +166,8 @@ pub enum Out {
     Spawn(RunId),
     Signal(RunId, Signal),
     KillTree(RunId),
+    /// It does not say any more that it lives: evidence first, then its end.
+    Hung(RunId),
     /// The first word of a run.
     Opened,
     Say(StatusEvent),

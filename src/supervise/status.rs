@@ -84,6 +84,9 @@ fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
         "dropped": unit.streams.tally.dropped(),
         "health": gauge.map(|gauge| &gauge.health).cloned().unwrap_or_default(),
     });
+    if !machine.said().is_empty() {
+        value["said"] = machine.said().into();
+    }
     if let Some(reason) = machine.reason() {
         value["reason"] = reason.into();
     }

@@ -64,6 +64,31 @@ pub fn service_of(pid: Pid) -> Option<String> {
     String::from_utf8(name.to_vec()).ok()
 }
 
+/// The real user of a process.
+pub fn uid(pid: Pid) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Whether `pid` is of the run whose main process is `main`. One that has gone already is
+/// taken for one where `same_user` says so: helpers speak and end at once.
+pub fn belongs(pid: Pid, main: Pid, service: &str, same_user: bool) -> bool {
+    const GENERATIONS: usize = 64;
+    let Some(first) = stat(pid) else {
+        return same_user;
+    };
+    let mut next = Some(first);
+    for _ in 0..GENERATIONS {
+        match next {
+            Some(stat) if stat.id.pid == main || stat.session == main => return true,
+            Some(one) if one.parent > 1 => next = stat(one.parent),
+            Some(_) | None => break,
+        }
+    }
+    service_of(pid).as_deref() == Some(service)
+}
+
 /// SIGKILL to exactly that process, not to a later one of the same number.
 pub fn kill(id: Identity) {
     let Some(handle) = Handle::from_raw(id.pid) else {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jettison_agent::backoff::Backoff;
+use jettison_agent::config::lifecycle::{Address, Lifecycle, Readiness, ReadyBy};
 use jettison_agent::config::{
     Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process,
     Redis, Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
@@ -408,6 +409,7 @@ fn service_from(json: &Value) -> Service {
             signal: Signal::TERM,
             timeout: millis(&json["stop_ms"], 5_000),
         },
+        lifecycle: lifecycle_from(json),
         process: process_from(json),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
@@ -422,6 +424,39 @@ fn identity(value: &Value) -> Option<Identity> {
         Value::Number(id) => Some(Identity::Id(id.as_u64().expect("an id") as u32)),
         Value::String(name) => Some(Identity::Name(name.clone())),
         _ => None,
+    }
+}
+
+fn lifecycle_from(json: &Value) -> Lifecycle {
+    let ready = &json["ready"];
+    let at = |value: &Value| Address {
+        host: "127.0.0.1".to_owned(),
+        port: value.as_u64().unwrap_or(0) as u16,
+    };
+    let way = ready.as_object().and_then(|map| map.iter().next());
+    let by = way.map(|(way, value)| match way.as_str() {
+        "tcp" => ReadyBy::Tcp(at(value)),
+        "http" => ReadyBy::Http {
+            at: at(value),
+            path: "/up".to_owned(),
+        },
+        "exec" => ReadyBy::Exec(strings(value)),
+        "log" => ReadyBy::Log(value.as_str().expect("a pattern").to_owned()),
+        "fd" => ReadyBy::Fd(value.as_i64().expect("a number") as i32),
+        _ => ReadyBy::Notify,
+    });
+    let commands = |value: &Value| -> Vec<Vec<String>> {
+        let list = value.as_array().into_iter().flatten();
+        list.map(strings).collect()
+    };
+    Lifecycle {
+        ready: by.map(|by| Readiness {
+            by,
+            timeout: millis(&json["ready_ms"], 10_000),
+        }),
+        watchdog: json["watchdog_ms"].as_u64().map(Duration::from_millis),
+        pre_start: commands(&json["pre_start"]),
+        post_stop: commands(&json["post_stop"]),
     }
 }
 
@@ -468,5 +503,6 @@ fn process_from(json: &Value) -> Process {
                 .map(|c| c.as_u64().expect("a number") as u32)
                 .collect()
         }),
+        pty: json["pty"].as_bool().unwrap_or(false),
     }
 }

@@ -1,0 +1,246 @@
+//! the kernel's tree of control groups → one group for each service, and its end as a whole.
+//!
+//! Only where a cgroup v2 tree (also the unified mount of a hybrid system) may be written
+//! below our own group; elsewhere (an unprivileged container) there simply are no groups, and
+//! `tree` finds what a service left. A group bears the mark of the agent that made it: what a
+//! killed agent left is ended before anything is started, and nobody else's group is touched.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use tracing::{info, warn};
+
+use super::tree;
+use crate::service::{Pid, ServiceName};
+
+/// The extended attribute by which a group is known to be an agent's (kernel 5.7).
+const MARK: &str = "user.agent";
+/// How long what a killed agent left may take to die.
+const LEFT_LIMIT: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Our own group, as far as groups can be made in it.
+pub struct Cgroups {
+    own: Option<PathBuf>,
+    mark: String,
+    pid: Pid,
+    /// Kills for want of memory that are known.
+    oom_kills: u64,
+}
+
+/// One service's group, for one run.
+pub struct Place {
+    path: PathBuf,
+    /// Writing `0` moves who writes.
+    procs: File,
+}
+
+impl Cgroups {
+    /// Finds our own group, and ends what agents that are no more left in it.
+    pub fn find(pid: Pid) -> Cgroups {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let own = own_group(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        let mut cgroups = Cgroups {
+            own,
+            mark: mark_of(pid).unwrap_or_default(),
+            pid,
+            oom_kills: 0,
+        };
+        cgroups.end_leftovers();
+        cgroups.oom_killed();
+        cgroups
+    }
+
+    fn end_leftovers(&self) {
+        let entries = self.own.iter().filter_map(|own| fs::read_dir(own).ok());
+        for entry in entries.flatten().flatten() {
+            let path = entry.path();
+            let Some(mark) = mark_at(&path).filter(|mark| is_orphan(mark)) else {
+                continue;
+            };
+            let name = entry.file_name();
+            let name = name.display();
+            if is_populated(&path) {
+                info!("ending what agent {mark} left in {name}");
+            }
+            kill(&path);
+            let until = Instant::now() + LEFT_LIMIT;
+            while is_populated(&path) && Instant::now() < until {
+                std::thread::sleep(PAUSE);
+            }
+            if let Err(error) = fs::remove_dir(&path) {
+                warn!("what an earlier agent left in {name} is still there: {error}");
+            }
+        }
+    }
+
+    /// The service's own group, made where there is none; `None` where it cannot be.
+    pub fn place(&self, service: &ServiceName) -> Option<Place> {
+        let own = self.own.as_ref()?;
+        // Where another agent has a service of that name.
+        let names = [service.to_string(), format!("{service}@{}", self.pid)];
+        names.iter().find_map(|name| {
+            let path = own.join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let mark = self.mark.as_bytes();
+                    if setxattr(&path, MARK, mark, XattrFlags::empty()).is_err() {
+                        // A group that nobody could tell from a stranger's.
+                        let _ = fs::remove_dir(&path);
+                        return None;
+                    }
+                }
+                Err(_) if mark_at(&path).as_ref() == Some(&self.mark) => {}
+                Err(_) => return None,
+            }
+            let procs = File::options().write(true).open(path.join("cgroup.procs"));
+            let procs = procs.ok()?;
+            Some(Place { path, procs })
+        })
+    }
+
+    /// Whether the kernel's OOM killer has ended anything below us since this was last asked.
+    pub fn oom_killed(&mut self) -> bool {
+        let events = self.own.as_ref().map(|own| own.join("memory.events"));
+        let text = events.and_then(|path| fs::read_to_string(path).ok());
+        let count = text.as_deref().and_then(oom_kills).unwrap_or(0);
+        let before = std::mem::replace(&mut self.oom_kills, count);
+        count > before
+    }
+}
+
+impl Place {
+    /// For the child: `0` written here moves it in.
+    pub fn door(&self) -> RawFd {
+        self.procs.as_raw_fd()
+    }
+
+    /// SIGKILL to everybody in it, also to who is being forked; whether anybody is left.
+    pub fn kill(&self) -> bool {
+        if !is_populated(&self.path) {
+            return false;
+        }
+        kill(&self.path);
+        is_populated(&self.path)
+    }
+}
+
+impl Drop for Place {
+    /// Refused while somebody is in it: the next run, or the next agent, finds it again.
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn kill(group: &Path) {
+    // Before Linux 5.14 there is no such file; `tree` finds the processes then.
+    if let Ok(mut file) = File::options().write(true).open(group.join("cgroup.kill")) {
+        let _ = file.write_all(b"1");
+    }
+}
+
+fn is_populated(group: &Path) -> bool {
+    let events = fs::read_to_string(group.join("cgroup.events"));
+    events.is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+}
+
+/// `namespace:pid:start`: which process, in whose numbers.
+fn mark_of(pid: Pid) -> Option<String> {
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+    let started = tree::stat(pid)?.id.started;
+    Some(format!("{}/{pid}/{started}", namespace.display()))
+}
+
+fn mark_at(group: &Path) -> Option<String> {
+    let mut value = [0u8; 128];
+    let length = getxattr(group, MARK, &mut value[..]).ok()?;
+    String::from_utf8(value[..length].to_vec()).ok()
+}
+
+/// Whether the agent that made the mark is no more. Of another namespace nothing is known.
+fn is_orphan(mark: &str) -> bool {
+    let mut parts = mark.rsplitn(3, '/');
+    let (Some(_), Some(pid), Some(namespace)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let own = fs::read_link("/proc/self/ns/pid");
+    let same = own.is_ok_and(|own| own.as_os_str() == namespace);
+    let lives = pid.parse().ok().and_then(mark_of);
+    same && lives.as_deref() != Some(mark)
+}
+
+/// The folder of our own group: cgroups(7), and proc(5) for both texts.
+fn own_group(groups: &str, mounts: &str) -> Option<PathBuf> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // Outside of what this namespace shows.
+    if path.contains("..") {
+        return None;
+    }
+    mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        if !kind.starts_with("cgroup2 ") {
+            return None;
+        }
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let below = Path::new(path).strip_prefix(root).ok()?;
+        Some(Path::new(point).join(below))
+    })
+}
+
+/// `oom_kill N` of memory.events.
+fn oom_kills(events: &str) -> Option<u64> {
+    let line = events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
+    line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_group_is_found_on_every_kind_of_system() {
+        let unified = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+        let hybrid = "30 29 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                      31 29 0:28 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 none rw\n";
+        let container = "40 30 0:26 /docker/ab /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
+        for (groups, mounts, expected) in [
+            (
+                "0::/system.slice/agent.service\n",
+                unified,
+                Some("/sys/fs/cgroup/system.slice/agent.service"),
+            ),
+            ("0::/\n", unified, Some("/sys/fs/cgroup/")),
+            (
+                "4:memory:/x\n0::/\n",
+                hybrid,
+                Some("/sys/fs/cgroup/unified/"),
+            ),
+            ("0::/docker/ab\n", container, Some("/sys/fs/cgroup/")),
+            ("0::/elsewhere\n", container, None),
+            ("0::/../..\n", unified, None),
+            ("4:memory:/x\n", hybrid, None),
+            ("0::/\n", "", None),
+        ] {
+            let found = own_group(groups, mounts);
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{groups}");
+        }
+    }
+
+    #[test]
+    fn whose_group_it_is() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let mark = mark_of(own).expect("we live");
+        assert!(!is_orphan(&mark));
+        assert!(is_orphan(&format!("{mark}0")));
+        assert!(!is_orphan(&mark.replace("pid:[", "pid:[1")));
+        assert!(!is_orphan("nonsense"));
+        assert_eq!(oom_kills("low 0\noom 3\noom_kill 2\n"), Some(2));
+    }
+}

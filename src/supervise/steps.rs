@@ -1,0 +1,331 @@
+//! a run's orders and its deaths → its commands before, its process, its commands after.
+//!
+//! `pre_start` and `post_stop` run one after the other, as the service's user, in its
+//! environment, into its streams; each is given `stop.timeout`. What a command left behind
+//! belongs to the run's tree. Also commands that belong to no run's course (probes of
+//! readiness): those are only ended when they take too long.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use tracing::warn;
+
+use super::cgroup::Place;
+use super::reap::{Reaper, Run, tell};
+use super::spawn::{self, Handed, What, Writers};
+use crate::config::{Capture, Service};
+use crate::event::{Event, SpawnFailure};
+use crate::service::{Exit, Pid, RunId};
+
+/// What of a run its present process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A command of `pre_start`.
+    Before(Step),
+    Main,
+    /// A command of `post_stop`.
+    After(Step),
+    /// Nothing more is started.
+    Over,
+}
+
+/// A command by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    number: usize,
+    limit: Limit,
+}
+
+/// When a command is killed, and killed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit {
+    until: Instant,
+    late: bool,
+}
+
+/// Between two SIGKILLs to a command that does not die.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+impl Limit {
+    fn of(patience: Duration) -> Limit {
+        Limit {
+            until: Instant::now() + patience,
+            late: false,
+        }
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.until > now {
+            return false;
+        }
+        *self = Limit {
+            until: now + KILL_AGAIN,
+            late: true,
+        };
+        true
+    }
+}
+
+impl Part {
+    fn limit(&mut self) -> Option<&mut Limit> {
+        match self {
+            Part::Before(step) | Part::After(step) => Some(&mut step.limit),
+            Part::Main | Part::Over => None,
+        }
+    }
+}
+
+/// What is needed to start the rest of a run.
+pub(super) struct Course {
+    pub service: Arc<Service>,
+    pub part: Part,
+    pub handed: Handed,
+    /// Kept while something else is to be started.
+    pub writers: Option<Writers>,
+    /// Its own control group, where there may be one.
+    pub place: Option<Place>,
+}
+
+/// A command on its own.
+pub(super) struct Errand {
+    id: u64,
+    limit: Limit,
+}
+
+impl Reaper {
+    /// The first process of a run.
+    pub(super) fn begin(
+        &mut self,
+        run: RunId,
+        service: Arc<Service>,
+        handed: Handed,
+        inbox: &Sender<Event>,
+    ) {
+        let (size, piped) = self.pipe_size();
+        let (pipes, writers) = match spawn::output(&service, size) {
+            Ok(both) => both,
+            Err(failure) => return tell(inbox, Event::SpawnFailed { run, failure }),
+        };
+        let course = Course {
+            part: Part::Main,
+            handed,
+            writers: Some(writers),
+            place: self.cgroups.place(&service.name),
+            service,
+        };
+        let entry = Run::new(course, piped);
+        let commands = !entry.course.service.lifecycle.pre_start.is_empty();
+        self.runs.insert(run, entry);
+        if commands {
+            tell(inbox, Event::Opened { run, pipes });
+            self.before(run, 0, inbox);
+        } else {
+            self.main(run, Some(pipes), inbox);
+        }
+    }
+
+    fn before(&mut self, run: RunId, number: usize, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let service = Arc::clone(&entry.course.service);
+        let Some(argv) = service.lifecycle.pre_start.get(number) else {
+            return self.main(run, None, inbox);
+        };
+        let (writers, place) = (entry.course.writers.as_ref(), entry.course.place.as_ref());
+        match spawn::launch(
+            &self.inherited,
+            &service,
+            What::Command(argv),
+            writers,
+            place,
+        ) {
+            Ok(pid) => {
+                let limit = Limit::of(patience(&service));
+                entry.course.part = Part::Before(Step { number, limit });
+                entry.lives(pid);
+                self.by_pid.insert(pid, run);
+            }
+            Err(failure) => {
+                let stage = format!("pre_start: {}", failure.stage);
+                self.fail(run, SpawnFailure { stage, ..failure }, inbox);
+            }
+        }
+    }
+
+    fn main(&mut self, run: RunId, pipes: Option<crate::handoff::Pipes>, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let course = &mut entry.course;
+        course.part = Part::Main;
+        let service = Arc::clone(&course.service);
+        let what = What::Main(&course.handed);
+        let tracer = match (&mut self.tracer, service.capture.how) {
+            (Some(tracer), Capture::Auto | Capture::Ptrace) => Some(&mut **tracer),
+            (None, _) | (_, Capture::Off) => None,
+        };
+        match spawn::launch_traced(
+            &self.inherited,
+            &service,
+            what,
+            course.writers.as_ref(),
+            course.place.as_ref(),
+            tracer.map(|tracer| tracer as _),
+        ) {
+            Ok((pid, untraced)) => {
+                if service.lifecycle.post_stop.is_empty() {
+                    course.writers = None;
+                }
+                course.handed = Handed::default();
+                entry.lives(pid);
+                self.by_pid.insert(pid, run);
+                if let Some(errno) = untraced {
+                    self.tell_untraced(&service, errno);
+                }
+                tell(inbox, Event::Spawned { run, pid, pipes });
+            }
+            Err(failure) => self.fail(run, failure, inbox),
+        }
+    }
+
+    /// There will be no main process; what commands left behind goes too.
+    fn fail(&mut self, run: RunId, failure: SpawnFailure, inbox: &Sender<Event>) {
+        self.sweep(run);
+        self.runs.remove(&run);
+        tell(inbox, Event::SpawnFailed { run, failure });
+    }
+
+    /// The present process of a run has ended, and is not its main one.
+    pub(super) fn step_ended(&mut self, run: RunId, exit: Exit, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let service = Arc::clone(&entry.course.service);
+        match entry.course.part {
+            Part::Before(step) if exit.is_success() => self.before(run, step.number + 1, inbox),
+            Part::Before(Step { number, limit }) => {
+                let name = program(&service.lifecycle.pre_start, number);
+                let how = how(exit, limit.late, patience(&service));
+                let failure = SpawnFailure {
+                    stage: format!("pre_start: {name} {how}"),
+                    errno: 0,
+                };
+                self.fail(run, failure, inbox);
+            }
+            Part::After(Step { number, limit }) => {
+                if !exit.is_success() {
+                    let name = program(&service.lifecycle.post_stop, number);
+                    let how = how(exit, limit.late, patience(&service));
+                    warn!(service = %service.name, "post_stop: {name} {how}");
+                }
+                self.after(run, number + 1);
+            }
+            Part::Main | Part::Over => {}
+        }
+    }
+
+    /// The command of `post_stop` with that number; without one, the run's tree is looked at
+    /// for a last time.
+    pub(super) fn after(&mut self, run: RunId, number: usize) {
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let course = &mut entry.course;
+        let service = Arc::clone(&course.service);
+        for (number, argv) in service.lifecycle.post_stop.iter().enumerate().skip(number) {
+            let what = What::Command(argv);
+            match spawn::launch(
+                &self.inherited,
+                &service,
+                what,
+                course.writers.as_ref(),
+                course.place.as_ref(),
+            ) {
+                Ok(pid) => {
+                    let limit = Limit::of(patience(&service));
+                    course.part = Part::After(Step { number, limit });
+                    entry.lives(pid);
+                    self.by_pid.insert(pid, run);
+                    return;
+                }
+                Err(failure) => warn!(service = %service.name, "post_stop: {failure}"),
+            }
+        }
+        course.part = Part::Over;
+        course.writers = None;
+        entry.look_again(Instant::now());
+    }
+
+    pub(super) fn errand(
+        &mut self,
+        id: u64,
+        service: &Service,
+        argv: &[String],
+        patience: Duration,
+        inbox: &Sender<Event>,
+    ) {
+        match spawn::launch(&self.inherited, service, What::Command(argv), None, None) {
+            Ok(pid) => {
+                let limit = Limit::of(patience);
+                self.errands.insert(pid, Errand { id, limit });
+            }
+            Err(failure) => {
+                warn!(service = %service.name, "{failure}");
+                tell(inbox, Event::CommandEnded { id, exit: None });
+            }
+        }
+    }
+
+    pub(super) fn errand_ended(&mut self, pid: Pid, exit: Exit, inbox: &Sender<Event>) -> bool {
+        let Some(errand) = self.errands.remove(&pid) else {
+            return false;
+        };
+        let exit = (!errand.limit.late).then_some(exit);
+        let id = errand.id;
+        tell(inbox, Event::CommandEnded { id, exit });
+        true
+    }
+
+    /// When a command has taken too long.
+    pub(super) fn next_patience(&mut self) -> Option<Instant> {
+        self.limits().map(|(_, limit)| limit.until).min()
+    }
+
+    /// SIGKILL to every command that has taken too long, and to its process group: each
+    /// leads one. Until it is reaped the number is its own.
+    pub(super) fn lose_patience(&mut self) {
+        let now = Instant::now();
+        for (pid, limit) in self.limits() {
+            if limit.is_over(now) {
+                // SAFETY: kill(2) touches no memory.
+                unsafe { libc::kill(-pid, libc::SIGKILL) };
+            }
+        }
+    }
+
+    fn limits(&mut self) -> impl Iterator<Item = (Pid, &mut Limit)> {
+        let steps = self.runs.values_mut().filter(|run| !run.reaped);
+        let steps = steps.filter_map(|run| Some((run.pid, run.course.part.limit()?)));
+        let errands = self.errands.iter_mut();
+        steps.chain(errands.map(|(pid, errand)| (*pid, &mut errand.limit)))
+    }
+}
+
+fn patience(service: &Service) -> Duration {
+    service.stop.timeout
+}
+
+fn program(commands: &[Vec<String>], number: usize) -> &str {
+    let argv = commands.get(number).and_then(|argv| argv.first());
+    argv.map_or("", String::as_str)
+}
+
+fn how(exit: Exit, late: bool, patience: Duration) -> String {
+    match (late, exit.signal()) {
+        (true, _) => format!("took longer than {patience:?}"),
+        (false, Some(signal)) => format!("was ended by {signal}"),
+        (false, None) => format!("exited with code {}", exit.code()),
+    }
+}

@@ -1,0 +1,235 @@
+//! a run that begins → its notification socket, its readiness probe, and what they say.
+//!
+//! One task per run that has anything to be watched for; it ends with the run. Probes wait
+//! for nothing but their own answer, and are asked again after a pause that grows: what
+//! comes up fast is seen fast, what comes up slowly costs nothing.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::notice::Notice;
+use super::notified::{self, Ear};
+use super::prepare::Handed;
+use super::probe;
+use super::reap::{Order, Orders};
+use crate::config::lifecycle::ReadyBy;
+use crate::config::{Redis, Service};
+use crate::service::{Exit, Pid, RunId};
+
+/// What a watcher has seen.
+#[derive(Debug)]
+pub enum Seen {
+    Ready(RunId),
+    Notice(RunId, Notice),
+}
+
+/// One probe, from question to answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two probes: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// All runs that are watched.
+pub struct Watches {
+    seen: mpsc::Sender<Seen>,
+    errands: Errands,
+    redis: Redis,
+    runs: HashMap<RunId, Watched>,
+}
+
+#[derive(Default)]
+struct Watched {
+    ear: Option<Ear>,
+    ready_pipe: Option<OwnedFd>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Watches {
+    pub fn new(orders: Orders, redis: Redis) -> (Watches, mpsc::Receiver<Seen>) {
+        let (seen, out) = mpsc::channel(64);
+        let watches = Watches {
+            seen,
+            errands: Errands {
+                orders,
+                shared: Arc::default(),
+            },
+            redis,
+            runs: HashMap::new(),
+        };
+        (watches, out)
+    }
+
+    /// Before its process is started. What cannot be had is told, and the run goes without.
+    pub fn open(&mut self, run: RunId, service: &Service) -> Handed {
+        let mut handed = Handed::default();
+        let mut watched = Watched::default();
+        if service.lifecycle.notifies() {
+            match Ear::open() {
+                Ok(ear) => {
+                    handed.notify_socket = Some(ear.name().to_owned());
+                    watched.ear = Some(ear);
+                }
+                Err(error) => warn!(service = %service.name, "no notification socket: {error}"),
+            }
+        }
+        let by = service.lifecycle.ready.as_ref().map(|ready| &ready.by);
+        if let Some(ReadyBy::Fd(number)) = by {
+            match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+                Ok((read, write)) => {
+                    // The service's end blocks, as any descriptor that it is handed.
+                    let _ = rustix::fs::fcntl_setfl(&write, rustix::fs::OFlags::empty());
+                    handed.ready_fd = place(write, *number).map(|fd| (Arc::new(fd), *number));
+                    watched.ready_pipe = Some(read);
+                }
+                Err(errno) => warn!(service = %service.name, "no pipe for readiness: {errno}"),
+            }
+        }
+        self.runs.insert(run, watched);
+        handed
+    }
+
+    /// Its process runs.
+    pub fn begin(&mut self, run: RunId, pid: Pid, service: &Arc<Service>) {
+        let Some(watched) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let seen = self.seen.clone();
+        if let Some(ear) = watched.ear.take() {
+            let name = service.name.clone();
+            let task = notified::listen(ear, run, pid, name, seen.clone());
+            watched.tasks.push(tokio::spawn(task));
+        }
+        let Some(ready) = &service.lifecycle.ready else {
+            return;
+        };
+        let task = match &ready.by {
+            // Said by the socket, or by the lines.
+            ReadyBy::Notify | ReadyBy::Log(_) => return,
+            ReadyBy::Fd(_) => match watched.ready_pipe.take() {
+                Some(pipe) => tokio::spawn(read_line(pipe, run, seen)),
+                None => return,
+            },
+            ReadyBy::Tcp(at) => {
+                let at = at.clone();
+                tokio::spawn(ask(run, seen, async move || probe::tcp(&at).await))
+            }
+            ReadyBy::Http { at, path } => {
+                let (at, path) = (at.clone(), path.clone());
+                tokio::spawn(ask(run, seen, async move || probe::http(&at, &path).await))
+            }
+            ReadyBy::Redis(key) => {
+                let (redis, key) = (self.redis.clone(), key.clone());
+                tokio::spawn(ask(run, seen, async move || probe::key(&redis, &key).await))
+            }
+            ReadyBy::Exec(argv) => {
+                let (errands, argv) = (self.errands.clone(), argv.clone());
+                let service = Arc::clone(service);
+                let exec = async move || errands.run(&service, &argv).await;
+                tokio::spawn(ask(run, seen, exec))
+            }
+        };
+        watched.tasks.push(task);
+    }
+
+    /// It is ready or ends: no more probes. What it says of itself is heard until it is over.
+    pub fn over(&mut self, run: RunId) {
+        self.runs.remove(&run);
+    }
+
+    pub fn command_ended(&self, id: u64, exit: Option<Exit>) {
+        self.errands.ended(id, exit);
+    }
+}
+
+/// Out of the way of what the child puts into its place.
+fn place(fd: OwnedFd, number: i32) -> Option<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(&fd, number + 1).ok()
+}
+
+/// Until the probe succeeds.
+async fn ask(run: RunId, seen: mpsc::Sender<Seen>, probe: impl AsyncFn() -> bool) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if let Ok(true) = tokio::time::timeout(PROBE_LIMIT, probe()).await {
+            let _ = seen.send(Seen::Ready(run)).await;
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// s6's protocol: a line end on the descriptor says ready; without one its end says nothing.
+async fn read_line(pipe: OwnedFd, run: RunId, seen: mpsc::Sender<Seen>) {
+    let Ok(mut pipe) = Receiver::from_owned_fd(pipe) else {
+        return;
+    };
+    let mut bytes = [0u8; 256];
+    while let Ok(count) = pipe.read(&mut bytes).await {
+        if bytes[..count].contains(&b'\n') {
+            let _ = seen.send(Seen::Ready(run)).await;
+            return;
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// Commands that the main thread runs for probes.
+#[derive(Clone)]
+struct Errands {
+    orders: Orders,
+    shared: Arc<Mutex<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<Option<Exit>>>,
+}
+
+impl Errands {
+    async fn run(&self, service: &Arc<Service>, argv: &[String]) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let id = {
+            let mut open = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            open.next += 1;
+            let id = open.next;
+            open.waiting.insert(id, answer);
+            id
+        };
+        self.orders.give(Order::Errand {
+            id,
+            service: Arc::clone(service),
+            argv: argv.to_vec(),
+            limit: PROBE_LIMIT,
+        });
+        matches!(answered.await, Ok(Some(exit)) if exit.is_success())
+    }
+
+    fn ended(&self, id: u64, exit: Option<Exit>) {
+        let mut open = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = open.waiting.remove(&id) {
+            // Nobody waits where the run is over.
+            let _ = answer.send(exit);
+        }
+    }
+}
