@@ -8,6 +8,7 @@
 //! does everything else; the journal gets one of its own.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -15,6 +16,7 @@ use crate::config::{self, Config, Identity};
 use crate::control::bind::{self, BindError, Bound, Place};
 use crate::control::peer::Access;
 use crate::control::server;
+use crate::crash::capture::Ptrace;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::check::Means;
@@ -24,7 +26,7 @@ use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
 use crate::supervise::run::{Hands, Manner};
-use crate::{health, logs, signals, sink, supervise};
+use crate::{crash, health, logs, signals, sink, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
 const INBOX: usize = 4096;
@@ -33,6 +35,11 @@ const INBOX: usize = 4096;
 const LINES: usize = 8;
 /// Life-cycle entries and values that may wait for the sink, which always receives.
 const WORDS: usize = 4096;
+
+/// Copies of dying processes, megabytes each.
+const DYING: usize = 2;
+/// A crash that ends the agent is worth waiting for.
+const LAST_CRASHES: Duration = Duration::from_secs(15);
 
 /// Where records end.
 pub enum Outlet {
@@ -86,7 +93,7 @@ pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
 pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i32 {
     // First what may take a moment (what a killed agent left is ended): who finds the socket
     // may send signals.
-    let (orders, reaper) = match reap::channel() {
+    let (orders, mut reaper) = match reap::channel() {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!("cannot prepare for child processes: {error}");
@@ -100,6 +107,7 @@ pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i
             return 1;
         }
     };
+    reaper.trace_with(Box::new(Ptrace::default()));
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     let house = House {
         config,
@@ -241,6 +249,7 @@ impl House {
         let (replies, replies_out) = mpsc::channel(256);
         let (sink_gauge, sink_seen) = watch::channel(SinkGauge::default());
         let (health_gauge, health_seen) = watch::channel(HealthGauge::default());
+        let (dying, dying_out) = mpsc::channel(DYING);
         let settings = Settings::of(&self.config, self.guise.farewell);
 
         let inbox = self.inbox_in;
@@ -257,6 +266,16 @@ impl House {
             lines,
             beats,
             inbox.clone(),
+        ));
+        let orders = self.orders.clone();
+        let crash = tokio::spawn(crash::run::run(
+            settings.crash,
+            crash::run::Hands {
+                dying: dying_out,
+                words: words.clone(),
+                replies: replies.clone(),
+                start: Box::new(move |helper| orders.give(Order::Help(helper))),
+            },
         ));
         let health_words = words.clone();
         let means = Means {
@@ -308,6 +327,7 @@ impl House {
             feed,
             standings,
             words,
+            dying,
             replies,
             sink: sink_seen,
             health: health_seen,
@@ -320,6 +340,9 @@ impl House {
         // The supervisor dropped its ends: each loop below ends when it has done its part.
         let _ = logs.await;
         let _ = health.await;
+        if tokio::time::timeout(LAST_CRASHES, crash).await.is_err() {
+            tracing::warn!("the last crashes were not all analysed");
+        }
         match hearing(&mut sink, &mut gauge, &mut told).await {
             Ok(0) | Err(_) => {}
             Ok(lost) => {
@@ -364,6 +387,7 @@ struct Settings {
     /// Bytes of `>>|` blocks that are not closed yet.
     open_blocks: usize,
     sink: sink::run::Settings,
+    crash: crash::run::Settings,
     access: Access,
 }
 
@@ -382,6 +406,10 @@ impl Settings {
                 max_len: config.redis.max_len,
             },
             open_blocks: usize::try_from(config.spool.memory).unwrap_or(usize::MAX),
+            crash: crash::run::Settings {
+                state_dir: config.agent.state_dir.clone(),
+                crash: config.crash.clone(),
+            },
             sink: sink::run::Settings {
                 redis: config.redis.clone(),
                 spool: config.spool.clone(),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::handoff::{Pipes, Teller};
+use crate::handoff::{Pipes, Snapshot, Teller};
 use crate::request::{Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
@@ -28,6 +28,19 @@ pub enum Event {
     CommandEnded { id: u64, exit: Option<Exit> },
     /// The run's main process ended and was reaped.
     Exited { run: RunId, exit: Exit },
+    /// A process of the run is dying of a signal, and has been copied.
+    Crashed { run: RunId, snapshot: Box<Snapshot> },
+    /// The stacks that were asked for, or a sentence.
+    Stacks {
+        id: RequestId,
+        run: RunId,
+        result: Result<Box<Snapshot>, String>,
+    },
+    /// It is not traced any more, or a sentence.
+    Detached {
+        id: RequestId,
+        result: Result<(), String>,
+    },
     /// Nothing that the run started lives any more (or what is left cannot be found).
     TreeGone { run: RunId },
     /// The run's output is complete in the outbox, its end marker included.

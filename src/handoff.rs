@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::event::SpawnFailure;
 use crate::record::Streams;
-use crate::service::{Exit, Pid, RunId, ServiceId, ServiceName};
+use crate::request::RequestId;
+use crate::service::{Exit, Pid, RunId, ServiceId, ServiceName, Signal};
 
 /// The read ends of a run's output, non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct Standing {
     pub restarts: u64,
     /// The last exit code (`128 + signal`); `None` before the first exit.
     pub exit: Option<i32>,
+    /// The latest crash.
+    pub crash_id: Option<String>,
     /// Unix milliseconds at which `state` began.
     pub since_ms: u64,
     /// The configured pools of the service.
@@ -231,6 +235,86 @@ pub enum PoolProperty {
     Init,
     ReplenishRate,
 }
+
+/// A process as it stood at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub pid: Pid,
+    /// What it is about to die of; `None` where its stacks were asked for.
+    pub signal: Option<Signal>,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// Where it happened, as far as that is known without an analysis: equal for the same place in the same program.
+    pub site: String,
+    /// A small ELF core file.
+    pub core: Vec<u8>,
+    /// What could not be captured.
+    pub trouble: Option<String>,
+}
+
+/// supervise → crash: to be analysed, kept and reported.
+#[derive(Debug)]
+pub struct Dying {
+    pub service: ServiceName,
+    pub streams: Arc<Streams>,
+    pub crash_id: String,
+    pub snapshot: Box<Snapshot>,
+    /// Who asked for it; `None` for a crash.
+    pub asked: Option<RequestId>,
+}
+
+/// What the main thread needs of the crash line, to hold and copy processes. Every call comes from the thread that
+/// forks and waits.
+pub trait Tracer: Send {
+    /// Attaches to a child that waits at its gate; `forks`: also to what it will fork. The error is an errno.
+    fn seize(&mut self, pid: Pid, forks: bool) -> Result<(), i32>;
+
+    /// A thread has stopped, as the status of wait4(2) tells: it is let go, and copied first where it is about to
+    /// die. Ends of threads that were noticed meanwhile are added to `ended`, as wait4(2) told them.
+    fn stopped(
+        &mut self,
+        tid: Pid,
+        status: i32,
+        ended: &mut Vec<(Pid, i32)>,
+    ) -> Option<Box<Snapshot>>;
+
+    /// The stacks of a process that goes on. The error is a sentence.
+    fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String>;
+
+    /// Leaves a process alone from now on, so that another tracer may attach.
+    fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String>;
+
+    /// The process has ended.
+    fn forget(&mut self, pid: Pid);
+}
+
+/// A process of the agent's own beside the services, started and reaped by the main thread.
+pub struct Helper {
+    /// Absolute.
+    pub executable: String,
+    pub args: Vec<String>,
+    pub nice: i32,
+    /// It is killed when it takes longer.
+    pub limit: Duration,
+    /// Called on the main thread: it must not block.
+    pub tell: Box<dyn FnMut(HelperEvent) + Send>,
+}
+
+#[derive(Debug)]
+pub enum HelperEvent {
+    Started(Pipes),
+    Failed(SpawnFailure),
+    Ended(Exit),
+}
+
+impl std::fmt::Debug for Helper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Helper({} {:?})", self.executable, self.args)
+    }
+}
+
+/// Starts one: handed to the line that needs it.
+pub type StartHelper = Box<dyn Fn(Helper) + Send + Sync>;
 
 /// sink → supervise (for status): how delivery stands. Published as a latest value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

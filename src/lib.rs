@@ -20,6 +20,7 @@ pub mod logs;
 pub mod names;
 pub mod nearest;
 pub mod query;
+pub mod recent;
 pub mod record;
 pub mod request;
 pub mod service;

@@ -37,6 +37,7 @@ fn perform(command: Command) -> i32 {
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
+        Command::Crashes { args } => crash::browse::main(&args, state_of),
         Command::Symbolize { args } => crash::examine::main(&args),
         Command::Wrapp { args } => wrapp::main(&args),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
@@ -182,6 +183,12 @@ fn summary(config: &Config, warnings: usize) -> String {
 
 fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {
     load::redis_as_written(path, &Environment::read()).map_err(|problems| problems.to_string())
+}
+
+fn state_of(path: Option<&Path>) -> Result<std::path::PathBuf, String> {
+    load::load(path, &Environment::read())
+        .map(|loaded| loaded.config.agent.state_dir)
+        .map_err(|problems| problems.to_string())
 }
 
 fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {

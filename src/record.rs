@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::recent::Recent;
 use crate::service::{Exit, Pid, Signal};
 
 /// What travels through the outbox to the sink.
@@ -35,6 +36,7 @@ pub struct Streams {
     pub trim: Trim,
     pub keep: Keep,
     pub tally: Tally,
+    pub recent: Recent,
 }
 
 impl Streams {
@@ -48,6 +50,7 @@ impl Streams {
             trim,
             keep,
             tally: Tally::default(),
+            recent: Recent::default(),
         })
     }
 

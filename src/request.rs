@@ -41,6 +41,14 @@ pub enum Request {
         signal: String,
         services: Vec<String>,
     },
+    /// All threads of a running service, now.
+    Stacks {
+        service: String,
+    },
+    /// Trace the service's process no more.
+    Detach {
+        service: String,
+    },
     Reload {
         #[serde(default)]
         dry_run: bool,

@@ -359,16 +359,16 @@ fn what_is_promised_and_not_built_is_said_so() {
         r#"[redis]
 host = "db"
 [crash]
-capture = "auto"
+capture = "core"
 [service.a]
 executable = "/a"
 type = "notify"
 pty = true
 "#,
         r#"
-agent.toml:4:11: `capture` of [crash] is not in this version of the agent yet
-    4 | capture = "auto"
-      |           ^^^^^^ take it out for now
+agent.toml:4:11: capture by core_pattern is not in this version of the agent yet
+    4 | capture = "core"
+      |           ^^^^^^ use "auto" for now
 "#,
     );
 }

@@ -147,6 +147,8 @@ async fn serve(
                         Request::Stop { .. }
                         | Request::Restart { .. }
                         | Request::Signal { .. }
+                        | Request::Stacks { .. }
+                        | Request::Detach { .. }
                         | Request::Reload { .. } => {}
                     }
                 }

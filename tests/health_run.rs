@@ -51,6 +51,7 @@ fn standing(name: &str, state: State, pid: Option<Pid>, exit: Option<i32>) -> St
         pid,
         restarts: 0,
         exit,
+        crash_id: None,
         since_ms: 1,
         pools: Arc::new([]),
         checks: Arc::new([]),

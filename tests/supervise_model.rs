@@ -143,6 +143,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         process: Process::default(),
         max_line: 1024,
         trim: Trim { max_len: 10 },
+        capture: Default::default(),
         keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),
         checks: Arc::new([]),

@@ -75,8 +75,21 @@ pub enum Command {
         wait: bool,
         agent: Whom,
     },
+    Detach {
+        service: String,
+        agent: Whom,
+    },
+    Stacks {
+        json: bool,
+        service: String,
+        agent: Whom,
+    },
     Shutdown {
         agent: Whom,
+    },
+    /// Its arguments as they stand.
+    Crashes {
+        args: Vec<OsString>,
     },
     /// Its arguments as they stand.
     Symbolize {
@@ -202,6 +215,7 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
     match name {
         Name::Wrapp => Command::Wrapp { args },
         Name::Symbolize => Command::Symbolize { args },
+        Name::Crashes => Command::Crashes { args },
         Name::Demo => Command::Demo { args },
         Name::Health
         | Name::Run
@@ -213,6 +227,8 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         | Name::Restart
         | Name::Signal
         | Name::Reload
+        | Name::Detach
+        | Name::Stacks
         | Name::Shutdown => Command::Health { args },
     }
 }
@@ -259,16 +275,33 @@ fn command(given: Given) -> Result<Command, String> {
                 agent: given.whom()?,
             }
         }
+        Name::Detach => Command::Detach {
+            service: one_service(&given)?,
+            agent: given.whom()?,
+        },
+        Name::Stacks => Command::Stacks {
+            json: given.has("--json"),
+            service: one_service(&given)?,
+            agent: given.whom()?,
+        },
         Name::Shutdown => {
             given.no_words()?;
             Command::Shutdown {
                 agent: given.whom()?,
             }
         }
-        Name::Wrapp | Name::Health | Name::Symbolize | Name::Demo => {
+        Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Demo => {
             own_arguments(given.verb.name, given.words)
         }
     })
+}
+
+fn one_service(given: &Given) -> Result<String, String> {
+    let mut services = given.some_services()?;
+    match (services.pop(), services.is_empty()) {
+        (Some(service), true) => Ok(service),
+        (_, _) => Err("names more than one service".to_owned()),
+    }
 }
 
 fn run(given: &Given) -> Result<Command, String> {

@@ -89,6 +89,11 @@ pub fn perform(
     let text = match command {
         Command::Status { json: true, .. } => format!("{data:#}\n"),
         Command::Status { json: false, .. } => show::status(&data, look()),
+        Command::Stacks { json: true, .. } => format!("{:#}\n", data["report"]),
+        Command::Stacks { json: false, .. } => {
+            let text = data["text"].as_str().unwrap_or_default();
+            text.lines().map(|line| show::clean(line) + "\n").collect()
+        }
         _ => show::outcome(&data),
     };
     Some(if say(out, &text) { 0 } else { 1 })
@@ -165,6 +170,14 @@ fn question(command: &Command) -> Option<Question<'_>> {
             let (dry_run, wait) = (*dry_run, *wait);
             (Request::Reload { dry_run, wait }, agent, agent.timeout)
         }
+        Command::Detach { service, agent } => {
+            let service = service.clone();
+            (Request::Detach { service }, agent, agent.timeout)
+        }
+        Command::Stacks { service, agent, .. } => {
+            let service = service.clone();
+            (Request::Stacks { service }, agent, agent.timeout)
+        }
         Command::Shutdown { agent } => (Request::Shutdown, agent, agent.timeout),
         Command::Run { .. }
         | Command::RunCommand { .. }
@@ -172,6 +185,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Check { .. }
         | Command::Health { .. }
         | Command::Symbolize { .. }
+        | Command::Crashes { .. }
         | Command::Demo { .. }
         | Command::Version
         | Command::Help(_) => return None,

@@ -14,7 +14,10 @@ pub enum Name {
     Restart,
     Signal,
     Reload,
+    Detach,
     Shutdown,
+    Stacks,
+    Crashes,
     Symbolize,
     Demo,
 }
@@ -270,6 +273,48 @@ pub const VERBS: &[Verb] = &[
         more: "",
     },
     Verb {
+        name: Name::Detach,
+        word: "detach",
+        group: Group::Change,
+        usage: &["SERVICE"],
+        summary: "stop tracing a service, so that gdb or strace may attach",
+        flags: &[TIMEOUT, CONFIG_OF],
+        words: Words::SomeServices,
+        more: "Until its next start a crash of it goes unexplained.\n",
+    },
+    Verb {
+        name: Name::Stacks,
+        word: "stacks",
+        group: Group::Look,
+        usage: &["[--json] SERVICE"],
+        summary: "all threads of a running service, now",
+        flags: &[
+            Flag {
+                long: "--json",
+                value: None,
+                help: "print the whole report",
+            },
+            TIMEOUT,
+            CONFIG_OF,
+        ],
+        words: Words::SomeServices,
+        more: "The service stands still for about a millisecond.\n",
+    },
+    Verb {
+        name: Name::Crashes,
+        word: "crashes",
+        group: Group::Look,
+        usage: &[
+            "[list] [--json] [--config PATH]",
+            "show ID [--json] [--config PATH]",
+            "export ID DIR [--config PATH]",
+        ],
+        summary: "crash records on this machine: list, show, copy",
+        flags: &[],
+        words: Words::Own,
+        more: "ID may be shortened to its end or its beginning, and `last` is the latest.\nEach record holds a core file that gdb opens.\n",
+    },
+    Verb {
         name: Name::Shutdown,
         word: "shutdown",
         group: Group::Change,
@@ -302,9 +347,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Promised for a later version: named, so that nobody takes them for a slip.
-pub const LATER: &[&str] = &[
-    "detach", "upgrade", "logs", "top", "crashes", "stacks", "events", "wait", "graph", "init",
-];
+pub const LATER: &[&str] = &["upgrade", "logs", "top", "events", "wait", "graph", "init"];
 
 pub fn find(word: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.word == word)

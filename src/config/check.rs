@@ -20,7 +20,7 @@ use super::order;
 use super::redis::{self, Precedence};
 use super::service::{self, Reference};
 use super::{Agent, Config, Environment, Form, Health, Loaded, Overflow, Redis, Service, Spool};
-use super::{single, units};
+use super::{crash, single, units};
 use crate::nearest::nearest;
 use crate::service::ServiceName;
 
@@ -150,7 +150,8 @@ fn native(cx: &mut Check, root: &Table, environment: &Environment) -> Option<Con
         cx.layout.set(path.clone(), entry.place);
         let fields = Fields::open(cx, table, keys::SERVICE, &path);
         let max_len = config.redis.max_len;
-        let service = service::read(cx, name, &fields, entry.place, max_len, &mut references);
+        let mut service = service::read(cx, name, &fields, entry.place, max_len, &mut references);
+        service.capture = crash::of_service(cx, &fields, config.crash.tracing);
         services.push(service);
     }
     together(cx, &services, &references);
@@ -165,8 +166,8 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let agent = self::agent(cx, &agent, environment);
     let redis = fields.inner(cx, "redis");
     let mut redis = redis::read(cx, &redis, environment, Precedence::Environment);
-    // Opened for its diagnostics: none of its keys is built yet.
-    fields.inner(cx, "crash");
+    let crash = fields.inner(cx, "crash");
+    let crash = crash::read(cx, &crash);
     let health = fields.inner(cx, "health");
     if let Some(expiry) = health.duration(cx, "expiry", LEAST_EXPIRY) {
         redis.value_expiry = expiry;
@@ -183,6 +184,7 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
             disk: disk.unwrap_or(64 << 20),
             overflow: overflow.unwrap_or(Overflow::DropOldest),
         },
+        crash,
         health: Health {
             compute: health.flag("compute").unwrap_or(true),
         },

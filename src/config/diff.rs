@@ -125,6 +125,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         process,
         max_line,
         trim,
+        capture,
         keep,
         pools,
         checks,
@@ -146,6 +147,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         // A run's lines are cut and trimmed as its start said.
         (*max_line == new.max_line, "max_line", Restart),
         (*trim == new.trim, "stream", Restart),
+        (*capture == new.capture, "crash", Restart),
         (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
         (*checks == new.checks, "check", Live),
@@ -239,6 +241,8 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
             disk,
             overflow,
         },
+        // Its tracing is each service's own.
+        crash,
         health: Health { compute },
         services: _,
     } = old;
@@ -295,6 +299,17 @@ fn settings(old: &Config, new: &Config) -> Vec<Field> {
         (
             *key_prefix == there.key_prefix,
             "redis.key_prefix",
+            AgentRestart,
+        ),
+        (crash.keep == new.crash.keep, "crash.keep", AgentRestart),
+        (
+            crash.max_size == new.crash.max_size,
+            "crash.max_size",
+            AgentRestart,
+        ),
+        (
+            crash.debug_dirs == new.crash.debug_dirs,
+            "crash.debug_dirs",
             AgentRestart,
         ),
         (*tls == there.tls, "redis.tls", AgentRestart),

@@ -158,11 +158,11 @@ pub const SPOOL: &[Key] = &[
 ];
 
 const CRASH: &[Key] = &[
-    off_by("capture", Text, Off::Text("off")),
-    idle("keep", Integer),
-    idle("max_size", Size),
-    later("forks", Flag),
-    idle("debug_dirs", Texts),
+    key("capture", Text),
+    key("keep", Integer),
+    key("max_size", Size),
+    key("forks", Flag),
+    key("debug_dirs", Texts),
 ];
 
 pub const HEALTH: &[Key] = &[key("compute", Flag), key("expiry", Duration)];
@@ -216,7 +216,7 @@ pub const SERVICE: &[Key] = &[
     key("stream", Fields(STREAM)),
     key("pty", Flag),
     off_by("multi_line", Texts, Off::Only("markers")),
-    off_by("crash", Text, Off::Text("off")),
+    key("crash", Text),
     key("check", Tables),
     key("health", Names),
     key("debug", Fields(DEBUG)),

@@ -5,6 +5,7 @@
 
 pub mod check;
 mod checks;
+mod crash;
 pub mod diagnose;
 pub mod diff;
 mod endpoint;
@@ -81,6 +82,7 @@ pub struct Config {
     pub agent: Agent,
     pub redis: Redis,
     pub spool: Spool,
+    pub crash: Crash,
     pub health: Health,
     /// In the order of the files.
     pub services: Vec<Arc<Service>>,
@@ -207,6 +209,36 @@ pub enum Overflow {
     Block,
 }
 
+/// How crashes are noticed, analysed and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// Of services that do not say otherwise.
+    pub tracing: Tracing,
+    /// Records kept on disk.
+    pub keep: usize,
+    /// Bytes of all of them together.
+    pub max_size: u64,
+    /// Folders with separate debug files.
+    pub debug_dirs: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracing {
+    pub how: Capture,
+    /// Also what the service forks.
+    pub forks: bool,
+}
+
+/// How a service's crashes are captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// By tracing, where that is permitted.
+    #[default]
+    Auto,
+    Ptrace,
+    Off,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// False: an external heartbeat server owns the `health` keys.
@@ -236,6 +268,7 @@ pub struct Service {
     /// Bytes.
     pub max_line: usize,
     pub trim: Trim,
+    pub capture: Tracing,
     pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
     pub checks: Arc<[CheckSettings]>,

@@ -22,7 +22,7 @@ use super::kind::show;
 use super::lifecycle::{self, Lifecycle};
 use super::process;
 use super::units::Wrong;
-use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
+use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
 use crate::nearest::nearest;
 
 /// `after` or `requires`: this service names that one, here.
@@ -72,6 +72,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         process: Process::default(),
         max_line: 256 << 10,
         trim: Trim { max_len },
+        capture: Tracing::default(),
         keep: Keep::default(),
         pools: Arc::from([]),
         checks: Arc::from([]),

@@ -37,6 +37,7 @@ pub fn short(cx: &mut Check, root: &Table, environment: &Environment) -> Option<
     let max_len = config.redis.max_len;
     let mut service = service::read(cx, name, &fields, app, max_len, &mut Vec::new());
     service.stream_name = stream.to_owned();
+    service.capture = config.crash.tracing;
     run_once(&mut service);
     // What is found out about it later is asked for by the name of a service.
     for key in ["executable", "args", "user", "stream_name"] {
@@ -108,6 +109,7 @@ pub fn command(
             service.start_limit = STARTS;
         }
         service.on_failed = OnFailed::Exit;
+        service.capture = config.crash.tracing;
         config.agent.main = Some(service.name.clone());
         config.services = vec![Arc::new(service)];
     }

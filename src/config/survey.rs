@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::diagnose::Diagnostic;
 use super::units;
-use super::{Identity, Loaded, Service};
+use super::{Capture, Identity, Loaded, Service};
 use crate::nearest::nearest;
 
 /// Everything that would keep a service from starting as the machine is now.
@@ -32,6 +32,7 @@ pub fn survey(loaded: &Loaded) -> Vec<Diagnostic> {
     for service in &loaded.config.services {
         survey.service(service);
     }
+    survey.tracing();
     survey.found
 }
 
@@ -52,6 +53,27 @@ impl Survey<'_> {
             Some(remedy) => found.remedy(remedy),
             None => found,
         });
+    }
+
+    /// What tracing costs, once: whoever wrote a word about it knows.
+    fn tracing(&mut self) {
+        let config = &self.loaded.config;
+        let traced = |service: &&std::sync::Arc<Service>| service.capture.how == Capture::Auto;
+        let Some(first) = config.services.iter().find(traced) else {
+            return;
+        };
+        let origin = ["crash.capture", "crash"]
+            .iter()
+            .any(|key| self.loaded.layout.place(key).is_some());
+        if origin {
+            return;
+        }
+        let setting = format!("service.{}", first.name);
+        let message = "services are traced, to explain their crashes: each signal costs them about \
+            10 µs and each new thread 60 µs; gdb, strace and LeakSanitizer cannot attach";
+        let remedy =
+            "[crash] capture = \"auto\" says that this is meant; crash = \"off\" spares a service";
+        self.warn(&setting, message.to_owned(), Some(remedy.to_owned()));
     }
 
     fn service(&mut self, service: &Service) {

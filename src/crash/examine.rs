@@ -6,7 +6,7 @@
 use crate::crash::analysis::{self, Context};
 use crate::crash::core::Core;
 use crate::crash::images::{Disk, Storage};
-use crate::crash::report::Report;
+use crate::crash::report::{Kind, Report};
 use crate::crash::symbols::find::{Depth, Search};
 use crate::crash::text;
 use rustix::process::{Resource, Rlimit};
@@ -114,6 +114,7 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
             Some("--executable") => request.options.executable = Some(value()?.into()),
             Some("--debug-dir") => request.options.debug_dirs.push(value()?.into()),
             Some("--sysroot") => request.options.sysroot = Some(value()?.into()),
+            Some("--kind") => request.context.kind = kind(&text_value(value()?)?)?,
             Some("--service") => request.context.service = Some(text_value(value()?)?),
             Some("--crash-id") => request.context.crash_id = Some(text_value(value()?)?),
             Some("--time") => request.context.time = Some(text_value(value()?)?),
@@ -131,6 +132,15 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
     }
     request.core = core.ok_or("which core file?")?;
     Ok(request)
+}
+
+fn kind(word: &str) -> Result<Kind, String> {
+    match word {
+        "crash" => Ok(Kind::Crash),
+        "hang" => Ok(Kind::Hang),
+        "stacks" => Ok(Kind::Stacks),
+        other => Err(format!("unknown kind {other:?}")),
+    }
 }
 
 /// `--name=value` → name and value.

@@ -4,6 +4,8 @@
 
 pub mod abort_message;
 pub mod analysis;
+pub mod browse;
+pub mod capture;
 pub mod core;
 pub mod core_notes;
 pub mod core_write;
@@ -18,7 +20,9 @@ pub mod machine;
 pub mod memory;
 pub mod modules;
 pub mod report;
+pub mod run;
 pub mod signals;
+pub mod store;
 pub mod symbols;
 pub mod text;
 pub mod unwind;

@@ -306,6 +306,7 @@ impl Page {
             ("pid", standing.pid.unwrap_or(0).to_string()),
             ("restarts", standing.restarts.to_string()),
             ("exit", standing.exit.unwrap_or(0).to_string()),
+            ("crash_id", standing.crash_id.clone().unwrap_or_default()),
             ("since_ms", standing.since_ms.to_string()),
             ("cpu_percent", format!("{:.1}", usage.cpu_percent)),
             ("rss_bytes", usage.rss_bytes.to_string()),

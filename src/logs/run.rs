@@ -431,6 +431,9 @@ impl LineOutlet {
                 chunk: Bytes::from(batch.chunk),
                 spans: batch.spans,
             };
+            let spans = lines.spans.iter();
+            let texts = spans.map(|span| &lines.chunk[span.start as usize..span.end as usize]);
+            self.streams.recent.keep(lines.read_ms, texts);
             if let Some(tee) = &self.tee {
                 tee.copy(&lines, self.tee_form);
             }

@@ -40,12 +40,21 @@ pub struct Program {
     pub stdin: RawFd,
     pub stdout: RawFd,
     pub stderr: RawFd,
+    /// Where the child waits until its tracer holds it.
+    pub gate: Option<Gate>,
     /// Where `0` is written to move into the service's own control group.
     pub group_door: Option<RawFd>,
     /// One more descriptor, and the number that it shall have.
     pub extra: Option<(RawFd, RawFd)>,
     /// Close-on-exec: where a failure is written, [`REPORT_BYTES`] at once.
     pub report: RawFd,
+}
+
+/// A pipe: a byte opens it, its end says that nobody will.
+#[derive(Clone, Copy)]
+pub struct Gate {
+    pub read: RawFd,
+    pub write: RawFd,
 }
 
 /// The decimal text of `/proc/self/oom_score_adj`.
@@ -143,6 +152,9 @@ pub fn parse_report(report: &[u8]) -> Option<Failure> {
 pub unsafe fn become_program(program: &Program) -> ! {
     // SAFETY: the caller's promise; the descriptor is ours and open.
     unsafe {
+        if let Some(gate) = program.gate {
+            wait_at(gate);
+        }
         let (stage, index, errno) = match prepare_and_exec(program) {
             Ok(never) => match never {},
             Err(failure) => failure,
@@ -151,6 +163,19 @@ pub unsafe fn become_program(program: &Program) -> ! {
         let report: [u8; REPORT_BYTES] = [stage as u8, index, e[0], e[1], e[2], e[3]];
         libc::write(program.report, report.as_ptr().cast(), REPORT_BYTES);
         libc::_exit(127)
+    }
+}
+
+/// SAFETY: as `become_program`.
+unsafe fn wait_at(gate: Gate) {
+    let mut byte = 0u8;
+    unsafe {
+        // Ours too since the fork: open, it would hide that the agent has died.
+        libc::close(gate.write);
+        if libc::read(gate.read, (&raw mut byte).cast(), 1) != 1 {
+            libc::_exit(127);
+        }
+        libc::close(gate.read);
     }
 }
 

@@ -39,9 +39,11 @@
 //!   back when that one is started again. What requires a stopped one shows `waiting`.
 
 pub mod accounts;
+pub mod aside;
 mod asked;
 mod cgroup;
 mod child;
+mod crashes;
 mod environment;
 pub mod fleet;
 mod lane;

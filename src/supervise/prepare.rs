@@ -19,6 +19,7 @@ use super::child::{OomScore, Program, Strings};
 use super::environment::{self, Environment};
 use crate::config::{Identity, Process, Scheduling, Service};
 use crate::event::SpawnFailure;
+use crate::handoff::Helper;
 
 /// What services inherit from the agent's own start, taken before the agent changes itself.
 pub struct Inherited {
@@ -146,11 +147,54 @@ pub fn prepare<'a>(
         stdin: ends.stdin,
         stdout: ends.stdout,
         stderr: ends.stderr,
+        gate: None,
         group_door: ends.group_door,
         extra: handed
             .ready_fd
             .as_ref()
             .map(|(fd, number)| (fd.as_raw_fd(), *number)),
+        report: ends.report,
+    })
+}
+
+/// A process of the agent's own: as the agent is, but with little in its environment.
+pub fn prepare_helper(
+    inherited: &Inherited,
+    helper: &Helper,
+    ends: &Ends,
+) -> Result<Program, SpawnFailure> {
+    let path = c_string(helper.executable.as_bytes(), "the executable")?;
+    let mut arguments = vec![c_string(b"agent", "the executable")?];
+    for argument in &helper.args {
+        arguments.push(c_string(argument.as_bytes(), "an argument")?);
+    }
+    let nofile = libc::RLIMIT_NOFILE as libc::c_int;
+    Ok(Program {
+        path,
+        arguments: Strings::new(arguments),
+        environment: Strings::new(Vec::new()),
+        directory: None,
+        umask: 0o077,
+        limits: vec![(nofile, inherited.nofile)],
+        nice: Some(helper.nice),
+        affinity: None,
+        scheduling: None,
+        oom_score_adj: Some(OomScore {
+            text: b"1000".to_vec(),
+            must: false,
+        }),
+        groups: None,
+        gid: None,
+        uid: None,
+        capabilities: None,
+        no_new_privileges: true,
+        parent: rustix::process::getpid().as_raw_nonzero().get(),
+        stdin: ends.stdin,
+        stdout: ends.stdout,
+        stderr: ends.stderr,
+        gate: None,
+        group_door: None,
+        extra: None,
         report: ends.report,
     })
 }

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
+use super::aside::Aside;
 use super::cgroup::{Cgroups, Place};
 use super::prepare::{Handed, Inherited};
 use super::spawn::PipeSize;
@@ -28,6 +29,8 @@ use super::tasks::{Command, Tasks};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
 use crate::event::Event;
+use crate::handoff::{Helper, Tracer};
+use crate::request::RequestId;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
 
 #[derive(Debug)]
@@ -43,6 +46,12 @@ pub enum Order {
     /// SIGKILL to everything the run started, again until nothing is left. Answered, once
     /// the main process has been reaped, by `TreeGone`.
     KillTree { run: RunId },
+    /// Start a process of the agent's own.
+    Help(Helper),
+    /// Copy a running process. Answered by `Stacks`.
+    Copy { id: RequestId, run: RunId },
+    /// Trace the run no more. Answered by `Detached`.
+    Detach { id: RequestId, run: RunId },
     /// The same for a run that hangs: what it does is to be kept first.
     Hung { run: RunId },
     /// Another process of the run is its main one from now on.
@@ -94,6 +103,14 @@ pub struct Reaper {
     own_pid: Pid,
     pub(super) runs: HashMap<RunId, Run>,
     pub(super) by_pid: HashMap<Pid, RunId>,
+    /// Without one nothing is traced.
+    pub(super) tracer: Option<Box<dyn Tracer>>,
+    /// That tracing is not permitted has been told.
+    pub(super) told_untraced: bool,
+    /// Ends that were noticed before their turn, as wait4(2) tells them.
+    pub(super) ended: Vec<(Pid, i32)>,
+    /// Processes of our own.
+    pub(super) aside: HashMap<Pid, Aside>,
     pub(super) errands: HashMap<Pid, Errand>,
     pub(super) cgroups: Cgroups,
     /// Children that this process had before it was the agent: they belong to no service.
@@ -194,6 +211,10 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         own_pid: own.as_raw_nonzero().get(),
         runs: HashMap::new(),
         by_pid: HashMap::new(),
+        tracer: None,
+        told_untraced: false,
+        ended: Vec::new(),
+        aside: HashMap::new(),
         errands: HashMap::new(),
         cgroups: Cgroups::find(own.as_raw_nonzero().get()),
         heirlooms: Census::take()
@@ -224,6 +245,11 @@ enum Flow {
 }
 
 impl Reaper {
+    /// From now on services are traced by it, as far as they ask for it and it is permitted.
+    pub fn trace_with(&mut self, tracer: Box<dyn Tracer>) {
+        self.tracer = Some(tracer);
+    }
+
     /// Runs until the order `Quit`.
     pub fn run(mut self, inbox: Sender<Event>) {
         loop {
@@ -235,18 +261,22 @@ impl Reaper {
             self.lose_patience();
             self.end_trees(&inbox);
             self.tasks.look(self.own_pid);
+            self.end_slow_helpers();
         }
         self.kill_everything();
     }
 
     /// Until a child ended, an order came, or a tree wants another look.
     fn wait(&mut self) {
+        let soon = (!self.ended.is_empty()).then(Instant::now);
         let patience = self.next_patience();
         let next = self
             .runs
             .values()
             .filter_map(|run| run.ending.as_ref())
             .map(|ending| ending.again_at)
+            .chain(self.aside.values().map(|aside| aside.until))
+            .chain(soon)
             .chain(patience)
             .chain(self.tasks.deadline())
             .min();
@@ -270,21 +300,15 @@ impl Reaper {
         let _ = rustix::io::read(&self.shared.bell, &mut rung[..8]);
     }
 
-    /// Everyone who has ended: main processes of runs, and orphans that were adopted.
+    /// Everyone who has ended: main processes of runs, and orphans that were adopted. Who has only stopped goes on.
     fn reap(&mut self, inbox: &Sender<Event>) {
         loop {
-            let mut status = 0;
-            // SAFETY: writes the status; no resource usage wanted.
-            let pid = unsafe {
-                libc::wait4(
-                    -1,
-                    &mut status,
-                    libc::__WALL | libc::WNOHANG,
-                    std::ptr::null_mut(),
-                )
-            };
-            if pid <= 0 {
+            let Some((pid, status)) = self.ended.pop().or_else(next_status) else {
                 return;
+            };
+            if libc::WIFSTOPPED(status) {
+                self.stopped(pid, status, inbox);
+                continue;
             }
             let exit = if libc::WIFSIGNALED(status) {
                 Exit::Signal(Signal(libc::WTERMSIG(status)))
@@ -293,6 +317,13 @@ impl Reaper {
             } else {
                 continue;
             };
+            if let Some(tracer) = &mut self.tracer {
+                tracer.forget(pid);
+            }
+            if let Some(aside) = self.aside.remove(&pid) {
+                aside.ended(exit);
+                continue;
+            }
             let Some(run) = self.by_pid.remove(&pid) else {
                 if !self.errand_ended(pid, exit, inbox) && !self.tasks.reaped(pid, exit) {
                     debug!("reaped orphan {pid}");
@@ -363,6 +394,9 @@ impl Reaper {
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
                 Some(Order::Command(command)) => self.tasks.start(&self.inherited, command),
+                Some(Order::Help(helper)) => self.help(helper),
+                Some(Order::Copy { id, run }) => self.copy(id, run, inbox),
+                Some(Order::Detach { id, run }) => self.detach(id, run, inbox),
                 Some(Order::Pause) => self.pause(),
             }
         }
@@ -504,7 +538,10 @@ impl Reaper {
         };
         let (mut found, mut hidden) = (Vec::new(), Vec::new());
         for child in census.children(self.own_pid) {
-            if self.by_pid.contains_key(&child) || self.errands.contains_key(&child) {
+            let known = self.by_pid.contains_key(&child)
+                || self.errands.contains_key(&child)
+                || self.aside.contains_key(&child);
+            if known {
                 continue;
             }
             let Some(stat) = tree::stat(child).filter(|stat| !stat.dead) else {
@@ -567,6 +604,21 @@ impl Reaper {
             tree::kill(id);
         }
     }
+}
+
+/// The next child that ended or stopped, as wait4(2) tells it.
+fn next_status() -> Option<(Pid, i32)> {
+    let mut status = 0;
+    // SAFETY: writes the status; no resource usage wanted.
+    let pid = unsafe {
+        libc::wait4(
+            -1,
+            &mut status,
+            libc::__WALL | libc::WNOHANG,
+            std::ptr::null_mut(),
+        )
+    };
+    (pid > 0).then_some((pid, status))
 }
 
 fn note_descendants(census: &Census, run: &mut Run) {

@@ -23,7 +23,9 @@ use crate::clock;
 use crate::config::lifecycle::ReadyBy;
 use crate::config::{Agent, Config};
 use crate::event::{AgentSignal, Event};
-use crate::handoff::{Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee};
+use crate::handoff::{
+    Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
+};
 use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
 use crate::request::{Reply, Request, RequestId};
 use crate::service::{Exit, RunId, ServiceId, Signal};
@@ -45,6 +47,7 @@ pub struct Hands {
     pub feed: mpsc::Sender<Feed>,
     pub standings: mpsc::Sender<Standing>,
     pub words: mpsc::Sender<Record>,
+    pub dying: mpsc::Sender<Dying>,
     pub replies: mpsc::Sender<(RequestId, Reply)>,
     pub sink: watch::Receiver<SinkGauge>,
     pub health: watch::Receiver<HealthGauge>,
@@ -68,6 +71,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         feed,
         standings,
         words,
+        dying,
         replies,
         sink,
         health,
@@ -91,6 +95,8 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         feed: Lane::new(feed),
         standings: Lane::new(standings),
         words: Lane::new(words),
+        dying: Lane::new(dying),
+        crash_ids: HashMap::new(),
         replies: Lane::new(replies),
         sink,
         health,
@@ -117,6 +123,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
             () = shell.standings.flush() => {}
             () = shell.words.flush() => {}
             () = shell.replies.flush() => {}
+            () = shell.dying.flush() => {}
             () = until(deadline) => code = shell.step(fleet::Input::Time),
         }
     }
@@ -137,15 +144,18 @@ const WORDS_LIMIT: usize = 4096;
 const FINISH: Duration = Duration::from_millis(500);
 
 /// The fleet, with hands.
-struct Shell {
+pub(super) struct Shell {
     manner: Manner,
-    fleet: Fleet,
-    orders: Orders,
+    pub(super) fleet: Fleet,
+    pub(super) orders: Orders,
     watches: Watches,
     feed: Lane<Feed>,
     standings: Lane<Standing>,
     words: Lane<Record>,
-    replies: Lane<(RequestId, Reply)>,
+    pub(super) dying: Lane<Dying>,
+    pub(super) replies: Lane<(RequestId, Reply)>,
+    /// The latest crash of each service.
+    pub(super) crash_ids: HashMap<ServiceId, String>,
     sink: watch::Receiver<SinkGauge>,
     health: watch::Receiver<HealthGauge>,
     reload: Load,
@@ -196,6 +206,22 @@ impl Shell {
             }
             Event::SpawnFailed { run, failure } => of(run, Input::SpawnFailed { run, failure }),
             Event::Exited { run, exit } => of(run, Input::Exited { run, exit }),
+            Event::Crashed { run, snapshot } => {
+                self.crashed(run, snapshot);
+                return None;
+            }
+            Event::Stacks { id, run, result } => {
+                self.copied(id, run, result);
+                return None;
+            }
+            Event::Detached { id, result } => {
+                let reply = match result {
+                    Ok(()) => Reply::done(serde_json::Value::Null),
+                    Err(why) => Reply::refused(why),
+                };
+                self.replies.send((id, reply));
+                return None;
+            }
             Event::TreeGone { run } => of(run, Input::TreeGone { run }),
             Event::Drained { run } => of(run, Input::Drained { run }),
             Event::Ready { run } => of(run, Input::Ready { run }),
@@ -304,6 +330,14 @@ impl Shell {
                     .send((id, Reply::done(serde_json::Value::Null)));
                 return self.hear(Event::Signal(AgentSignal::Shutdown));
             }
+            Request::Stacks { service } => {
+                self.order_about(id, &service, |id, run| Order::Copy { id, run });
+                return None;
+            }
+            Request::Detach { service } => {
+                self.order_about(id, &service, |id, run| Order::Detach { id, run });
+                return None;
+            }
             Request::Reload { dry_run: true, .. } => match (self.reload)() {
                 Ok(new) => Reply::done(self.plan(&new)),
                 Err(why) => Reply::refused(why),
@@ -319,7 +353,7 @@ impl Shell {
                 let sink = self.sink.borrow();
                 let health = self.health.borrow();
                 match status::document(&self.fleet, self.own, &sink, &health, &services, now) {
-                    Ok(document) => Reply::done(document),
+                    Ok(document) => Reply::done(self.with_crash_ids(document)),
                     Err(why) => Reply::refused(why),
                 }
             }
@@ -506,7 +540,7 @@ impl Shell {
         });
     }
 
-    fn say(&mut self, entry: Entry) {
+    pub(super) fn say(&mut self, entry: Entry) {
         if self.words.waiting() >= WORDS_LIMIT {
             entry.streams.tally.add_dropped(1);
             return;
@@ -514,7 +548,7 @@ impl Shell {
         self.words.send(Record::Entry(entry));
     }
 
-    fn stand(&mut self, id: ServiceId) {
+    pub(super) fn stand(&mut self, id: ServiceId) {
         let Some(unit) = self.fleet.unit(id) else {
             return;
         };
@@ -533,6 +567,7 @@ impl Shell {
             pid: machine.life().map(|life| life.pid),
             restarts: machine.restarts(),
             exit: machine.exit().map(Exit::code),
+            crash_id: self.crash_ids.get(&id).cloned(),
             since_ms,
             pools: machine.service().pools.clone(),
             checks: machine.service().checks.clone(),
@@ -550,6 +585,7 @@ impl Shell {
             self.words.finish().await;
             self.feed.finish().await;
             self.standings.finish().await;
+            self.dying.finish().await;
             self.replies.finish().await;
         };
         if tokio::time::timeout(FINISH, lanes).await.is_err() {

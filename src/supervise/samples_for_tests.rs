@@ -38,6 +38,7 @@ pub fn service(name: &str) -> Service {
         process: Process::default(),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        capture: Default::default(),
         keep: Keep::default(),
         pools: Arc::new([]),
         checks: Arc::new([]),

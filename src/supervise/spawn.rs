@@ -10,18 +10,19 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::OptionalActions;
 
 use super::cgroup::Place;
-use super::child::{self, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
-use super::prepare::{Ends, failed, failed_io, prepare};
+use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
+use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
 use crate::event::SpawnFailure;
-use crate::handoff::Pipes;
+use crate::handoff::{Helper, Pipes, Tracer};
 use crate::service::Pid;
 
 /// Bytes that each pipe of a run is enlarged to, or the kernel's 64 KiB.
@@ -85,8 +86,19 @@ pub fn launch(
     writers: Option<&Writers>,
     place: Option<&Place>,
 ) -> Result<Pid, SpawnFailure> {
-    let (report, report_child) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))?;
+    launch_traced(inherited, service, what, writers, place, None).map(|(pid, _)| pid)
+}
+
+/// The same under a tracer; beside the process, why it could not attach (errno).
+pub fn launch_traced(
+    inherited: &Inherited,
+    service: &Service,
+    what: What<'_>,
+    writers: Option<&Writers>,
+    place: Option<&Place>,
+    tracer: Option<&mut dyn Tracer>,
+) -> Result<(Pid, Option<i32>), SpawnFailure> {
+    let (report, report_child) = pipe()?;
     let report_child =
         clear_of(report_child, what).map_err(|errno| failed("creating a pipe", errno))?;
     let null = inherited.null.as_raw_fd();
@@ -98,7 +110,7 @@ pub fn launch(
         group_door: place.map(Place::door),
     };
     let nothing = Handed::default();
-    let program = match what {
+    let mut program = match what {
         What::Main(handed) => {
             let argv = std::iter::once(&service.executable).chain(&service.args);
             let argv = argv.map(String::as_str);
@@ -109,11 +121,86 @@ pub fn launch(
             prepare(inherited, service, argv, &nothing, &ends)?
         }
     };
+    let (gate, opener) = pipe()?;
+    if tracer.is_some() {
+        program.gate = Some(Gate {
+            read: gate.as_raw_fd(),
+            write: opener.as_raw_fd(),
+        });
+    }
     let pid = fork(&program)?;
-    drop(report_child);
+    drop((report_child, gate));
+    let mut untraced = None;
+    if let Some(tracer) = tracer {
+        // Before the child changes its user: afterwards that needs a privilege.
+        untraced = tracer.seize(pid, service.capture.forks).err();
+        let _ = rustix::io::write(&opener, &[1]);
+        if untraced.is_none() {
+            attend_until_told(&report, pid, tracer);
+        }
+    }
+    drop(opener);
     match read_report(report) {
-        None => Ok(pid),
+        None => Ok((pid, untraced)),
         Some(failure) => Err(describe(service, &program, failure)),
+    }
+}
+
+/// Starts a process of the agent's own.
+pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipes), SpawnFailure> {
+    let (stdout, stdout_child) = output_pipe(PipeSize::Kernel)?;
+    let (stderr, stderr_child) = output_pipe(PipeSize::Kernel)?;
+    let (report, report_child) = pipe()?;
+    let ends = Ends {
+        stdin: inherited.null.as_raw_fd(),
+        stdout: stdout_child.as_raw_fd(),
+        stderr: stderr_child.as_raw_fd(),
+        report: report_child.as_raw_fd(),
+        group_door: None,
+    };
+    let program = prepare_helper(inherited, helper, &ends)?;
+    let pid = fork(&program)?;
+    drop((stdout_child, stderr_child, report_child));
+    match read_report(report) {
+        None => Ok((pid, Pipes { stdout, stderr })),
+        Some((_, _, errno)) => Err(SpawnFailure {
+            stage: format!("executing {}", helper.executable),
+            errno,
+        }),
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed("creating a pipe", errno))
+}
+
+/// A traced child that stops before its `exec` (a program that the kernel cannot load dies of SIGSEGV there) would
+/// wait for us, and we for its report.
+fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
+    const LOOK: rustix::event::Timespec = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 5_000_000,
+    };
+    loop {
+        let mut told = [PollFd::new(report, PollFlags::IN)];
+        match poll(&mut told, Some(&LOOK)) {
+            Ok(0) => {}
+            Err(Errno::INTR) => continue,
+            Ok(_) | Err(_) => return,
+        }
+        // Only a stop is taken: its end is the reaper's.
+        // SAFETY: plain data, valid when zeroed, which the call writes.
+        let status = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+            let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
+            if done != 0 || info.si_pid() == 0 {
+                continue;
+            }
+            info.si_status()
+        };
+        // Nothing is copied here: there is no program yet. As wait4(2) would have told it.
+        let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::cgroup::Place;
 use super::reap::{Reaper, Run, tell};
 use super::spawn::{self, Handed, What, Writers};
-use crate::config::Service;
+use crate::config::{Capture, Service};
 use crate::event::{Event, SpawnFailure};
 use crate::service::{Exit, Pid, RunId};
 
@@ -162,20 +162,28 @@ impl Reaper {
         course.part = Part::Main;
         let service = Arc::clone(&course.service);
         let what = What::Main(&course.handed);
-        match spawn::launch(
+        let tracer = match (&mut self.tracer, service.capture.how) {
+            (Some(tracer), Capture::Auto | Capture::Ptrace) => Some(&mut **tracer),
+            (None, _) | (_, Capture::Off) => None,
+        };
+        match spawn::launch_traced(
             &self.inherited,
             &service,
             what,
             course.writers.as_ref(),
             course.place.as_ref(),
+            tracer.map(|tracer| tracer as _),
         ) {
-            Ok(pid) => {
+            Ok((pid, untraced)) => {
                 if service.lifecycle.post_stop.is_empty() {
                     course.writers = None;
                 }
                 course.handed = Handed::default();
                 entry.lives(pid);
                 self.by_pid.insert(pid, run);
+                if let Some(errno) = untraced {
+                    self.tell_untraced(&service, errno);
+                }
                 tell(inbox, Event::Spawned { run, pid, pipes });
             }
             Err(failure) => self.fail(run, failure, inbox),

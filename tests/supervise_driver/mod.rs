@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use jettison_agent::backoff::Backoff;
 use jettison_agent::config::lifecycle::{Address, Lifecycle, Readiness, ReadyBy};
 use jettison_agent::config::{
-    Agent, Config, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process, Redis,
-    Restart, Scheduling, Service, Spool, StartLimit, Stop,
+    Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process,
+    Redis, Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
@@ -201,6 +201,7 @@ fn supervise(
         feed,
         standings,
         words,
+        dying: tokio::sync::mpsc::channel(1).0,
         replies,
         sink,
         health,
@@ -340,6 +341,12 @@ fn config_from(json: &Value) -> Config {
             disk: 0,
             overflow: Overflow::DropOldest,
         },
+        crash: Crash {
+            tracing: Tracing::default(),
+            keep: 0,
+            max_size: 0,
+            debug_dirs: Vec::new(),
+        },
         health: Health { compute: true },
         services: json["services"]
             .as_array()
@@ -407,6 +414,7 @@ fn service_from(json: &Value) -> Service {
         process: process_from(json),
         max_line: 256 * 1024,
         trim: Trim { max_len: 1000 },
+        capture: Default::default(),
         keep: Keep::default(),
         pools: Arc::new([]),
         checks: Arc::new([]),

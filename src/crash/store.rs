@@ -1,0 +1,231 @@
+//! crash records → `state_dir/crashes/<crash_id>/{core,report.json,report.txt}`, within quotas, and back.
+//!
+//! Files are of mode 0600 in folders of mode 0700: memory of a service may hold secrets. The oldest go first; the one
+//! that was written last stays in any case. How often a signature was seen is kept beside them and outlives them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const FOLDER: &str = "crashes";
+const SEEN: &str = "seen.json";
+/// Signatures that are counted; the one that was seen longest ago goes first.
+const MOST_SIGNATURES: usize = 1000;
+
+pub const CORE: &str = "core";
+pub const REPORT: &str = "report.json";
+pub const TEXT: &str = "report.txt";
+
+/// How often the same crash has happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub count: u64,
+    /// RFC 3339, UTC.
+    pub first: String,
+    pub last: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+    keep: usize,
+    /// Bytes.
+    max_size: u64,
+}
+
+impl Store {
+    /// Nothing is made before the first crash.
+    pub fn new(state_dir: &Path, keep: usize, max_size: u64) -> Store {
+        Store {
+            folder: state_dir.join(FOLDER),
+            keep,
+            max_size,
+        }
+    }
+
+    fn record(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
+    /// Writes one file of a record; returns its path.
+    ///
+    /// # Errors
+    /// The folder or the file cannot be written.
+    pub fn save(&self, id: &str, name: &str, content: &[u8]) -> io::Result<PathBuf> {
+        let folder = self.record(id);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let path = folder.join(name);
+        private(&path)?.write_all(content)?;
+        Ok(path)
+    }
+
+    /// Removes the oldest records beyond the quotas; `latest` stays.
+    pub fn sweep(&self, latest: &str) {
+        let mut records = ids(&self.folder);
+        records.reverse();
+        if let Some(at) = records.iter().position(|id| id == latest) {
+            let latest = records.remove(at);
+            records.insert(0, latest);
+        }
+        let mut bytes = 0;
+        for (index, id) in records.iter().enumerate() {
+            let folder = self.record(id);
+            bytes += size(&folder);
+            if (index >= self.keep || bytes > self.max_size) && (index > 0 || self.keep == 0) {
+                let _ = fs::remove_dir_all(&folder);
+            }
+        }
+    }
+
+    /// Counts one more crash of that signature.
+    pub fn count(&self, signature: &str, time: &str) -> Seen {
+        let path = self.folder.join(SEEN);
+        let mut all: BTreeMap<String, Seen> = fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        let seen = all.entry(signature.to_owned()).or_default();
+        seen.count += 1;
+        if seen.first.is_empty() {
+            seen.first = time.to_owned();
+        }
+        seen.last = time.to_owned();
+        let seen = seen.clone();
+        while all.len() > MOST_SIGNATURES {
+            let oldest = all.iter().min_by(|a, b| a.1.last.cmp(&b.1.last));
+            let Some(oldest) = oldest.map(|(signature, _)| signature.clone()) else {
+                break;
+            };
+            all.remove(&oldest);
+        }
+        // Renamed over the old one, so that it is never half there.
+        let new = self.folder.join(format!(".{SEEN}"));
+        let written = serde_json::to_vec(&all)
+            .map_err(io::Error::other)
+            .and_then(|bytes| private(&new)?.write_all(&bytes));
+        if written.is_ok() {
+            let _ = fs::rename(&new, &path);
+        }
+        seen
+    }
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn size(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()))
+        .sum()
+}
+
+/// The records' identifiers, oldest first: they begin with the time.
+fn ids(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut ids: Vec<String> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            entry.file_type().ok().filter(fs::FileType::is_dir)?;
+            entry.file_name().into_string().ok()
+        })
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// The records below a state folder, oldest first: identifier and folder.
+///
+/// # Errors
+/// The folder is there and cannot be read.
+pub fn records(state_dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let folder = state_dir.join(FOLDER);
+    match fs::read_dir(&folder) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let record = |id: String| {
+        let path = folder.join(&id);
+        (id, path)
+    };
+    Ok(ids(&folder).into_iter().map(record).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let name = format!("agent-store-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = fs::remove_dir_all(&path);
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_the_latest_stays() {
+        let scratch = Scratch::new("quota");
+        let store = Store::new(&scratch.0, 3, 250);
+        for id in ["3", "1", "2", "4"] {
+            store.save(id, CORE, &[0; 80]).unwrap();
+        }
+        store.sweep("4");
+        let left = |state: &Path| -> Vec<String> {
+            records(state)
+                .unwrap()
+                .into_iter()
+                .map(|(id, _)| id)
+                .collect()
+        };
+        assert_eq!(left(&scratch.0), ["2", "3", "4"]);
+        // A clock that went back: its record is the latest all the same.
+        store.save("0", CORE, &[0; 200]).unwrap();
+        store.sweep("0");
+        assert_eq!(left(&scratch.0), ["0"]);
+        let folder = fs::metadata(scratch.0.join("crashes/0")).unwrap();
+        let file = fs::metadata(scratch.0.join("crashes/0/core")).unwrap();
+        assert_eq!(folder.permissions().mode() & 0o777, 0o700);
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_signature_is_counted_over_restarts() {
+        let scratch = Scratch::new("seen");
+        let store = Store::new(&scratch.0, 3, 250);
+        store.save("1", TEXT, b"x").unwrap();
+        store.count("abc", "2026-01-01T00:00:00Z");
+        let again = Store::new(&scratch.0, 3, 250).count("abc", "2026-01-02T00:00:00Z");
+        assert_eq!(again.count, 2);
+        assert_eq!(again.first, "2026-01-01T00:00:00Z");
+        assert_eq!(again.last, "2026-01-02T00:00:00Z");
+    }
+}

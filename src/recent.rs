@@ -1,0 +1,87 @@
+//! lines as they are read → the last hundred of them, for a crash report.
+//!
+//! Bounded, and cheap: a short copy for each of the last lines of a chunk, no allocation once it has grown. Slices of
+//! the chunks would cost less still, but would keep whole chunks alive.
+
+use std::sync::{Mutex, PoisonError};
+
+/// The last lines of a service, for its crash report. Bounded; costs a short copy for each of the last lines of a
+/// chunk, and no allocation once it has grown.
+#[derive(Debug, Default)]
+pub struct Recent {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    text: Vec<u8>,
+    /// Bytes of each line, and when it was read (Unix milliseconds).
+    lines: Vec<(usize, u64)>,
+}
+
+impl Recent {
+    pub const LINES: usize = 100;
+    /// Of a longer line, its beginning.
+    const LINE_BYTES: usize = 512;
+    /// Older ones are let go when there are this many.
+    const MOST: usize = 3 * Recent::LINES;
+
+    /// Lines of one moment, in order.
+    pub fn keep<'l>(&self, at_ms: u64, lines: impl ExactSizeIterator<Item = &'l [u8]>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kept { text, lines: sizes } = &mut *kept;
+        let skipped = lines.len().saturating_sub(Recent::LINES);
+        for line in lines.skip(skipped) {
+            let line = line.get(..Recent::LINE_BYTES).unwrap_or(line);
+            text.extend_from_slice(line);
+            sizes.push((line.len(), at_ms));
+        }
+        if sizes.len() >= Recent::MOST {
+            let old = sizes.len() - Recent::LINES;
+            let bytes: usize = sizes.drain(..old).map(|(size, _)| size).sum();
+            text.drain(..bytes);
+        }
+    }
+
+    /// At most [`Recent::LINES`], none read after `until_ms`.
+    pub fn until(&self, until_ms: u64) -> Vec<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = 0;
+        let mut found = Vec::new();
+        for (size, read_ms) in &kept.lines {
+            if *read_ms <= until_ms {
+                let line = kept.text.get(at..at + size).unwrap_or_default();
+                found.push(String::from_utf8_lossy(line).into_owned());
+            }
+            at += size;
+        }
+        let old = found.len().saturating_sub(Recent::LINES);
+        found.split_off(old)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_lines_are_kept() {
+        let recent = Recent::default();
+        for number in 0..1000u64 {
+            let line = format!("line {number}");
+            recent.keep(number, [line.as_bytes()].into_iter());
+        }
+        let found = recent.until(u64::MAX);
+        assert_eq!(found.len(), Recent::LINES);
+        assert_eq!(found.last().map(String::as_str), Some("line 999"));
+        assert_eq!(
+            recent.until(950).last().map(String::as_str),
+            Some("line 950")
+        );
+        let many: Vec<Vec<u8>> = (0..5000).map(|n| vec![b'x'; n]).collect();
+        recent.keep(1, many.iter().map(Vec::as_slice));
+        assert_eq!(recent.until(u64::MAX)[0].len(), Recent::LINE_BYTES);
+        let kept = recent.kept.lock().expect("no panic");
+        assert!(kept.text.len() <= Recent::MOST * Recent::LINE_BYTES);
+    }
+}
