@@ -214,7 +214,8 @@ fn idle(scratch: &Scratch) {
     let seconds = 10;
     std::thread::sleep(Duration::from_secs(seconds));
     let after = cpu(agent.id());
-    let busy = (after.0 + after.1 - before.0 - before.1) / seconds as f64 * 100.0;
+    let ran = (after.0 + after.1) - (before.0 + before.1);
+    let busy = ran.max(0.0) / seconds as f64 * 100.0;
     let pss = memory(agent.id(), "smaps_rollup", "Pss:") / 1024.0;
     println!("idle with 50 services         {pss:>10.1} MiB PSS, {busy:.2} % CPU");
     stop(agent);
