@@ -95,6 +95,7 @@ fn lines_survive_the_agents_death_and_its_run_is_closed() {
     assert_eq!(agent.stop().code(), Some(0));
     // An ordered end leaves nothing open.
     let mut agent = next_life(&folder, &server, "");
+    agent.wait_for("other", "ready");
     assert_eq!(agent.stop().code(), Some(0));
     let ends = messages(&mut server.client(1), "logs:app:talk:info")
         .iter()

@@ -87,8 +87,8 @@ enum Ask {
 #[derive(Clone, Copy, Debug)]
 struct Refused {
     entry: usize,
-    /// The ID was too small, maybe because the entry is there already, put by the old
-    /// connection: the claim stays until the stream has been asked.
+    /// The entry was in doubt, and still is: the old connection may have put it there before
+    /// this one was refused. The claim stays until the stream has been asked again.
     keeps_claim: bool,
 }
 
@@ -444,9 +444,14 @@ impl Delivery {
                     let class = classify(error);
                     refused.push(Refused {
                         entry: *answered,
-                        keeps_claim: parcel.in_doubt() && class == Refusal::IdTooSmall,
+                        keeps_claim: parcel.in_doubt(),
                     });
-                    self.refused(index, class, error, now)
+                    let doubted = parcel.in_doubt();
+                    let outcome = self.refused(index, class, error, now);
+                    if doubted && let Some(stream) = self.backlog.streams().get_mut(index) {
+                        stream.ids = Ids::Unknown;
+                    }
+                    outcome
                 } else {
                     self.accepted(index, now);
                     Ok(())
@@ -597,7 +602,8 @@ impl Delivery {
         let waited = stream
             .oldest()
             .is_some_and(|parcel| impatient(parcel.queued()));
-        (refusing && waited).then(|| stream.drop_oldest()).flatten()
+        // What is in doubt too: nobody will ever tell.
+        (refusing && waited).then(|| stream.remove_at(0)).flatten()
     }
 
     /// A stream has refused for a minute, and what is only on the disk has waited as long.
