@@ -91,19 +91,10 @@ pub fn run(config: Config, reload: Reload, outlet: Outlet) -> i32 {
 
 /// [`run`] in another guise.
 pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i32 {
-    // First what may take a moment (what a killed agent left is ended): who finds the socket
-    // may send signals.
     let (orders, mut reaper) = match reap::channel() {
         Ok(channel) => channel,
         Err(error) => {
             tracing::error!("cannot prepare for child processes: {error}");
-            return 1;
-        }
-    };
-    let places = match place(&config, &guise) {
-        Ok(places) => places,
-        Err(error) => {
-            tracing::error!("{error}");
             return 1;
         }
     };
@@ -114,7 +105,6 @@ pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i
         reload,
         outlet,
         guise,
-        places,
         orders: orders.clone(),
         inbox_in: inbox_in.clone(),
         inbox,
@@ -215,7 +205,6 @@ struct House {
     reload: Reload,
     outlet: Outlet,
     guise: Guise,
-    places: Places,
     orders: Orders,
     inbox_in: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
@@ -260,6 +249,14 @@ impl House {
         if let Err(error) = heard {
             tracing::error!("signals to the agent cannot be heard: {error}");
         }
+        // Who finds the socket may send signals: they are heard by now.
+        let places = match place(&self.config, &self.guise) {
+            Ok(places) => places,
+            Err(error) => {
+                tracing::error!("{error}");
+                return 1;
+            }
+        };
         let logs = tokio::spawn(logs::run::run_bounded(
             settings.open_blocks,
             feed_out,
@@ -297,7 +294,7 @@ impl House {
             )
             .await;
         });
-        let (socket, server) = match self.places.bound {
+        let (socket, server) = match places.bound {
             Some(bound) => {
                 let (listener, place) = (bound.listener, bound.place);
                 (
@@ -353,7 +350,7 @@ impl House {
         if let Some(server) = server {
             server.abort();
         }
-        drop((socket, self.places.alias));
+        drop((socket, places.alias));
         code
     }
 }
