@@ -46,7 +46,7 @@ while [ $# -gt 0 ]; do
     --arch) archs=${2:?}; shift ;;
     --source) binaries=source ;;
     --profile) profile=${2:?}; shift ;;
-    --features) features=${2:?}; shift ;;
+    --features) features=${2?}; shift ;;
     --base) base=${2:?}; shift ;;
     --bootstrap) suite=${2:?}; shift ;;
     --prefix) prefix=${2:?}; shift ;;
@@ -135,9 +135,14 @@ target_of() { case "$1" in agent) echo agent ;; *) echo "base-$1" ;; esac; }
 name_of() { case "$1" in agent) echo "${prefix%base-}agent" ;; *) echo "$prefix$1" ;; esac; }
 
 build() { # VARIANT ARCH
-  local name from_files command
+  local name from_files from command
   name=$(name_of "$1"):${tags[0]}-$2
   from_files=$(base_of "$(host_arch)")
+  case "$1" in
+    ubuntu22*) from=$(base_of "$2") ;;
+    # Nothing of the base is in them.
+    *) from=$from_files ;;
+  esac
   case "$engine" in
     docker) command=(docker buildx build --load --provenance=false) ;;
     buildah) command=(buildah bud --format docker --layers --timestamp "$epoch") ;;
@@ -146,7 +151,7 @@ build() { # VARIANT ARCH
   # A base that was made here can be pulled from nowhere.
   [ -z "$suite" ] || case "$engine" in docker) ;; *) command+=(--pull-never) ;; esac
   "${command[@]}" "${options[@]}" --platform "linux/$2" --file cross/images/Dockerfile --target "$(target_of "$1")" \
-    --build-arg "BASE_IMAGE=$(base_of "$2")" --build-arg "FILES_IMAGE=$from_files" --build-arg "BINARIES=$binaries" \
+    --build-arg "BASE_IMAGE=$from" --build-arg "FILES_IMAGE=$from_files" --build-arg "BINARIES=$binaries" \
     ${suite:+--build-arg "RUST_IMAGE=$from_files"} \
     --build-arg "PROFILE=$profile" --build-arg "FEATURES=$features" --build-arg "SOURCE_DATE_EPOCH=$epoch" \
     --label "org.opencontainers.image.title=$(basename "$(name_of "$1")")" \
