@@ -3,7 +3,10 @@
 //! A run is open from the moment its start marker is told to the sink until its end marker
 //! is delivered, or stands in the journal of an earlier life. What is open when an agent is
 //! killed is noted on the disk, so that the next one can close it: one line per stream,
-//! `<kind> <max_len> <stream>`.
+//! `<kind> <max_len> <stream>`, and a last line that says that the note is whole.
+//!
+//! Notes are numbered. A start marker is sent only once a note that knows its run has been
+//! taken ([`super::shelf`]): an agent that is killed a moment later leaves no run open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +18,34 @@ pub struct Runs {
     /// Name and kind → place of the start marker in the stream's order, and `max_len`.
     open: BTreeMap<(Arc<str>, &'static str), (u64, u64)>,
     changed: bool,
+    /// Of the last note that was made.
+    number: u64,
 }
+
+/// What is open now, for the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub number: u64,
+    pub text: Vec<u8>,
+}
+
+/// The last line: no stream has this kind.
+const WHOLE: &str = "whole\n";
 
 /// Run markers go to these two.
 const KINDS: [StreamKind; 2] = [StreamKind::Info, StreamKind::Status];
 
 impl Runs {
+    /// A note of which nothing is missing.
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        bytes.ends_with(WHOLE.as_bytes())
+    }
+
+    /// The number of the note that will know of what has come until now.
+    pub fn next_note(&self) -> u64 {
+        self.number + 1
+    }
+
     /// What an earlier life noted.
     pub fn read(bytes: &[u8]) -> Runs {
         let mut runs = Runs::default();
@@ -78,7 +103,7 @@ impl Runs {
     }
 
     /// What to note, where that has changed.
-    pub fn note(&mut self) -> Option<Vec<u8>> {
+    pub fn note(&mut self) -> Option<Note> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -86,11 +111,16 @@ impl Runs {
         for ((name, kind), (_, max_len)) in &self.open {
             text.push_str(&format!("{kind} {max_len} {name}\n"));
         }
-        Some(text.into_bytes())
+        text.push_str(WHOLE);
+        self.number += 1;
+        Some(Note {
+            number: self.number,
+            text: text.into_bytes(),
+        })
     }
 
-    /// The note was not taken: it is to be made again.
-    pub fn unnoted(&mut self) {
+    /// To be noted again, whatever the disk has.
+    pub fn renote(&mut self) {
         self.changed = true;
     }
 }
@@ -107,9 +137,15 @@ mod tests {
         runs.mark(&streams, StreamKind::Info, 0, RunMark::Begins);
         runs.mark(&streams, StreamKind::Status, 0, RunMark::Begins);
         runs.mark(&streams, StreamKind::Status, 7, RunMark::Ends);
+        assert_eq!(runs.next_note(), 1);
         let note = runs.note().unwrap();
-        assert_eq!(note, b"info 5 a b\n");
-        let mut again = Runs::read(&note);
+        assert_eq!(note.number, 1);
+        assert_eq!(note.text, b"info 5 a b\nwhole\n");
+        for cut in 0..note.text.len() {
+            assert!(!Runs::is_whole(&note.text[..cut]));
+        }
+        assert!(Runs::is_whole(&note.text));
+        let mut again = Runs::read(&note.text);
         let left = again.left_open();
         assert_eq!(left.len(), 1);
         assert_eq!(&**left[0].0.name(), "a b");
@@ -117,6 +153,6 @@ mod tests {
         again.mark(&streams, StreamKind::Info, 9, RunMark::Ends);
         assert_eq!(again.left_open().len(), 1, "the new run is open");
         again.mark(&streams, StreamKind::Info, 11, RunMark::Ends);
-        assert_eq!(again.note().as_deref(), Some(&b""[..]));
+        assert_eq!(again.note().unwrap().text, b"whole\n");
     }
 }
