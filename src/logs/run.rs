@@ -198,6 +198,8 @@ struct Side {
     pace: Pace,
     /// When to read next; `None` while the pipe is empty.
     due: Option<Instant>,
+    /// The last read of a drain did not find the pipe empty.
+    holds_more: bool,
 }
 
 impl Task {
@@ -217,6 +219,7 @@ impl Task {
                 pipe: Some(pipe),
                 assembler: Assembler::new(options.max_line, &shared.open_blocks),
                 due: None,
+                holds_more: false,
             }
         };
         Task {
@@ -243,14 +246,14 @@ impl Task {
             match self.wait(&mut ended).await {
                 Woken::Due => self.read().await?,
                 Woken::Ended(exit) => {
-                    self.drain().await?;
+                    self.drain(After::Reads).await?;
                     lines.send(ends(&streams, now_ms(), exit)).await?;
                     let drained = Event::Drained { run: self.run };
                     self.outlet.outlets.inbox.send(drained).await?;
                     over = true;
                 }
                 // Nobody will tell the end any more: what is there, and no waiting for more.
-                Woken::Abandoned => return self.drain().await,
+                Woken::Abandoned => return self.drain(After::Nothing).await,
             }
         }
         Ok(())
@@ -304,15 +307,18 @@ impl Task {
 
     /// Both pipes until their ends, or it takes too long; then what is left of lines and
     /// blocks. An empty pipe is not at its end: a helper behind the process (a shell's
-    /// `> >(tee log)`) may still hold the last lines.
-    async fn drain(&mut self) -> Result<(), Closed> {
+    /// `> >(tee log)`) may still hold the last lines. Where the readers were held up so long
+    /// that a pipe is not empty yet, its line is not over either: it is read on later.
+    async fn drain(&mut self, after: After) -> Result<(), Closed> {
         let deadline = Instant::now() + DRAIN;
         loop {
             let mut read = 0;
             for side in [&mut self.stdout, &mut self.stderr] {
                 let mut batch = Batch::default();
-                read += side.read(Instant::now(), &mut batch);
+                let came = side.read(Instant::now(), &mut batch);
                 side.due = None;
+                side.holds_more = came > 0;
+                read += came;
                 self.outlet.send(side.source, batch).await?;
             }
             let over = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
@@ -330,12 +336,23 @@ impl Task {
             }
         }
         for side in [&mut self.stdout, &mut self.stderr] {
+            if side.holds_more && after == After::Reads {
+                continue;
+            }
             let mut batch = Batch::default();
             side.assembler.finish(&mut batch);
             self.outlet.send(side.source, batch).await?;
         }
         Ok(())
     }
+}
+
+/// What follows a drain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// What comes later is still read.
+    Reads,
+    Nothing,
 }
 
 enum Woken {

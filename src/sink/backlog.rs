@@ -89,9 +89,18 @@ impl Backlog {
     /// once more, because what was noted of them may have been lost.
     pub fn take_over_runs(&mut self, runs: Runs) {
         self.runs = runs;
-        self.runs.renote();
+        let arrived: HashMap<(&str, &str), u64> = self
+            .streams
+            .iter()
+            .map(|stream| {
+                let key = (&**stream.streams.name(), stream.kind.as_str());
+                (key, stream.arrived())
+            })
+            .collect();
+        self.runs
+            .begin_anew(|name, kind| arrived.get(&(name, kind)).copied().unwrap_or(0));
         let note = self.runs.next_note();
-        for (streams, kind) in self.runs.left_open() {
+        for (streams, kind) in self.runs.open() {
             self.stream(&streams, kind).hold_for_note(0, note);
         }
     }

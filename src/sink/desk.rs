@@ -103,12 +103,12 @@ impl Desk {
             tracing::info!("{entries} entries of an earlier run wait in the journal");
         }
         let mut runs = Runs::read(&recovered.runs);
-        for (tag, mark) in &recovered.marks {
+        for (tag, order, mark) in &recovered.marks {
             if let Some(left) = recovered.streams.iter().find(|left| left.tag == *tag) {
-                runs.mark(&left.streams, left.kind, 0, *mark);
+                runs.mark(&left.streams, left.kind, *order, *mark);
             }
         }
-        let open = runs.left_open();
+        let open = runs.open();
         delivery.backlog.take_over_runs(runs);
         let at_ms = now_ms();
         for (streams, kind) in open {

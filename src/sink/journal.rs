@@ -262,7 +262,6 @@ impl Journal {
         recovered.marks = marks
             .into_iter()
             .filter(|(tag, order, _)| *order >= self.ledger.floor(*tag))
-            .map(|(tag, _, mark)| (tag, mark))
             .collect();
         Ok(recovered)
     }

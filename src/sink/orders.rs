@@ -72,7 +72,8 @@ pub struct Recovered {
     pub streams: Vec<Left>,
     /// The file `runs`, and what the journal itself says about runs since.
     pub runs: Vec<u8>,
-    pub marks: Vec<(Tag, RunMark)>,
+    /// With their orders.
+    pub marks: Vec<(Tag, u64, RunMark)>,
 }
 
 #[derive(Debug)]
