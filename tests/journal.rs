@@ -254,7 +254,7 @@ fn blocked_children_wait_and_lose_nothing() {
     server.kill();
     let folder = Scratch::new("block");
     let services = "[spool]\nmemory = \"128KiB\"\ndisk = \"512KiB\"\noverflow = \"block\"\n\
-        [service.flood]\nexecutable = \"/usr/bin/seq\"\nargs = [\"200000\"]\nrestart = \"never\"\n";
+        [service.flood]\nexecutable = \"/usr/bin/seq\"\nargs = [\"400000\"]\nrestart = \"never\"\n";
     let mut agent = next_life(&folder, &server, services);
     let mut before = 0;
     eventually("the child waits", || {
@@ -270,7 +270,7 @@ fn blocked_children_wait_and_lose_nothing() {
         std::thread::sleep(Duration::from_millis(200));
         spooled(&agent) == 0 && agent.service("flood")["state"] == "done"
     });
-    let (got, wanted) = (lines(&server, "flood"), numbers(1, 200_000));
+    let (got, wanted) = (lines(&server, "flood"), numbers(1, 400_000));
     let differs = got
         .iter()
         .zip(&wanted)
