@@ -28,7 +28,8 @@ use crate::record::{
 };
 use crate::service::{Exit, RunId};
 
-/// How long the pipes of an ended run are drained at most (CONTRACTS section 3).
+/// How long is waited at most for what helpers behind an ended process still say (CONTRACTS
+/// section 3).
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Where everything goes.
@@ -198,8 +199,6 @@ struct Side {
     pace: Pace,
     /// When to read next; `None` while the pipe is empty.
     due: Option<Instant>,
-    /// The last read of a drain did not find the pipe empty.
-    holds_more: bool,
 }
 
 impl Task {
@@ -219,7 +218,6 @@ impl Task {
                 pipe: Some(pipe),
                 assembler: Assembler::new(options.max_line, &shared.open_blocks),
                 due: None,
-                holds_more: false,
             }
         };
         Task {
@@ -246,14 +244,14 @@ impl Task {
             match self.wait(&mut ended).await {
                 Woken::Due => self.read().await?,
                 Woken::Ended(exit) => {
-                    self.drain(After::Reads).await?;
+                    self.drain().await?;
                     lines.send(ends(&streams, now_ms(), exit)).await?;
                     let drained = Event::Drained { run: self.run };
                     self.outlet.outlets.inbox.send(drained).await?;
                     over = true;
                 }
                 // Nobody will tell the end any more: what is there, and no waiting for more.
-                Woken::Abandoned => return self.drain(After::Nothing).await,
+                Woken::Abandoned => return self.drain().await,
             }
         }
         Ok(())
@@ -306,29 +304,33 @@ impl Task {
     }
 
     /// Both pipes until their ends, or it takes too long; then what is left of lines and
-    /// blocks. An empty pipe is not at its end: a helper behind the process (a shell's
-    /// `> >(tee log)`) may still hold the last lines. Where the readers were held up so long
-    /// that a pipe is not empty yet, its line is not over either: it is read on later.
-    async fn drain(&mut self, after: After) -> Result<(), Closed> {
-        let deadline = Instant::now() + DRAIN;
+    /// blocks. What was written before the exit is read however long that takes. An empty
+    /// pipe is not at its end: a helper behind the process (a shell's `> >(tee log)`) may
+    /// still hold the last lines.
+    async fn drain(&mut self) -> Result<(), Closed> {
+        let mut owed = self.stdout.holds() + self.stderr.holds();
+        let mut deadline = Instant::now() + DRAIN;
         loop {
             let mut read = 0;
             for side in [&mut self.stdout, &mut self.stderr] {
                 let mut batch = Batch::default();
-                let came = side.read(Instant::now(), &mut batch);
+                read += side.read(Instant::now(), &mut batch);
                 side.due = None;
-                side.holds_more = came > 0;
-                read += came;
+                let asked = Instant::now();
                 self.outlet.send(side.source, batch).await?;
+                // Waiting for room is not waiting for a helper.
+                deadline += asked.elapsed();
             }
+            owed = owed.saturating_sub(read);
             let over = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
-            if over || Instant::now() >= deadline {
+            if over || (owed == 0 && Instant::now() >= deadline) {
                 break;
             }
             if read > 0 {
                 tokio::task::yield_now().await;
                 continue;
             }
+            owed = 0;
             tokio::select! {
                 () = self.stdout.readable() => {}
                 () = self.stderr.readable() => {}
@@ -336,23 +338,12 @@ impl Task {
             }
         }
         for side in [&mut self.stdout, &mut self.stderr] {
-            if side.holds_more && after == After::Reads {
-                continue;
-            }
             let mut batch = Batch::default();
             side.assembler.finish(&mut batch);
             self.outlet.send(side.source, batch).await?;
         }
         Ok(())
     }
-}
-
-/// What follows a drain.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum After {
-    /// What comes later is still read.
-    Reads,
-    Nothing,
 }
 
 enum Woken {
@@ -375,6 +366,11 @@ impl Side {
             }
             Some(_) | None => std::future::pending().await,
         }
+    }
+
+    /// Bytes that wait in the pipe.
+    fn holds(&self) -> usize {
+        self.pipe.as_ref().map_or(0, Pipe::holds)
     }
 
     /// One read; sets when to read next. Returns how many bytes came.
