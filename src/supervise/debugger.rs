@@ -19,7 +19,7 @@ use super::reap::{Reaper, tell};
 use super::spawn::{self, What};
 use super::steps::Part;
 use super::tree;
-use crate::config::{Capture, Debug};
+use crate::config::Debug;
 use crate::event::{DEBUG_SESSION, Event, SpawnFailure};
 use crate::handoff::Pipes;
 use crate::service::{Exit, Pid, RunId};
@@ -262,20 +262,16 @@ impl Reaper {
         }
         let service = std::sync::Arc::clone(&entry.course.service);
         let pid = entry.pid;
-        match (&mut self.tracer, service.capture.how) {
-            (Some(tracer), Capture::Auto | Capture::Ptrace) => {
-                match tracer.adopt(pid, service.capture.forks) {
-                    Ok(()) => {
-                        info!(service = %service.name, "the debugger has left: crashes are captured again");
-                    }
-                    Err(why) => {
-                        warn!(service = %service.name, "the debugger has left, and a crash would go unexplained: {why}");
-                    }
-                }
-            }
-            (None, _) | (_, Capture::Off) => {
-                info!(service = %service.name, "the debugger has left")
-            }
+        let traced = self.is_to_be_traced(&service);
+        let Some(tracer) = self.tracer.as_deref_mut().filter(|_| traced) else {
+            return info!(service = %service.name, "the debugger has left");
+        };
+        match tracer.adopt(pid, service.capture.forks) {
+            Ok(()) => info!(service = %service.name, "the debugger has left: it is traced again"),
+            Err(why) => warn!(
+                service = %service.name,
+                "the debugger has left, and a crash would go unexplained: {why}"
+            ),
         }
     }
 }
