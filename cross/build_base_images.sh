@@ -148,6 +148,7 @@ build() { # VARIANT ARCH
     buildah) command=(buildah bud --format docker --layers --timestamp "$epoch") ;;
     *) command=(podman build --format docker --layers --timestamp "$epoch") ;;
   esac
+  [ "$engine" = docker ] || command+=(--build-arg "BUILDPLATFORM=linux/$(host_arch)")
   # A base that was made here can be pulled from nowhere.
   [ -z "$suite" ] || case "$engine" in docker) ;; *) command+=(--pull-never) ;; esac
   "${command[@]}" "${options[@]}" --platform "linux/$2" --file cross/images/Dockerfile --target "$(target_of "$1")" \
