@@ -136,7 +136,7 @@ async fn serve(
                             let data = serde_json::to_value(answer).expect("plain data");
                             let _ = answers.send((id, Reply::done(data))).await;
                         }
-                        Request::Status { services } => {
+                        Request::Status { services, .. } => {
                             // As many bytes as asked for.
                             let size = services.first().and_then(|s| s.parse().ok()).unwrap_or(1);
                             let data = json!({ "echo": services, "x": "x".repeat(size) });
@@ -149,6 +149,8 @@ async fn serve(
                         | Request::Signal { .. }
                         | Request::Stacks { .. }
                         | Request::Detach { .. }
+                        | Request::Events { .. }
+                        | Request::Wait { .. }
                         | Request::Reload { .. } => {}
                     }
                 }
@@ -205,6 +207,7 @@ fn a_question_and_its_answer() {
     );
     let big = Request::Status {
         services: vec!["3000000".into()],
+        pss: false,
     };
     let reply = ask(&agent.socket(), &big, None).expect("an answer");
     assert_eq!(reply.data["x"].as_str().map(str::len), Some(3_000_000));

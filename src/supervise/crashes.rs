@@ -35,7 +35,9 @@ impl Shell {
             signal,
             crash_id: crash_id.clone(),
         };
-        self.say(Entry::status(&streams, snapshot.at_ms, &word));
+        let entry = Entry::status(&streams, snapshot.at_ms, &word);
+        self.happened(run.service, "crash", &entry);
+        self.say(entry);
         self.crash_ids.insert(run.service, crash_id.clone());
         self.hand_on(Dying {
             service,
