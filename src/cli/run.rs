@@ -247,6 +247,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Check { .. }
         | Command::Health { .. }
         | Command::Symbolize { .. }
+        | Command::Core { .. }
         | Command::Crashes { .. }
         | Command::Events { .. }
         | Command::Top { .. }

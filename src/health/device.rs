@@ -27,7 +27,7 @@
 //! | `heartbeat_ms` | Unix milliseconds of this report |
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +35,7 @@ use super::board::{self, CpuTimes};
 use super::edges::{Edges, Seen};
 use super::nvme::Controllers;
 use super::sensors::{Sensor, What, read, search};
+use crate::handoff::Board;
 use crate::record::{Entry, Gauge, Streams, Trim, device_key};
 
 /// Seconds in which every group has its turn.
@@ -58,7 +59,7 @@ pub struct Device {
     streams: Arc<Streams>,
     sensors: Vec<Sensor>,
     /// What was read last, by field; a field that was ever there stays, as `absent`.
-    fields: BTreeMap<Cow<'static, str>, String>,
+    fields: Board,
     edges: Edges,
     disks: Controllers,
     events: VecDeque<Entry>,
@@ -75,7 +76,7 @@ impl Device {
             key: device_key(board),
             streams: Streams::new(board, trim),
             sensors: Vec::new(),
-            fields: BTreeMap::new(),
+            fields: Board::new(),
             edges: Edges::default(),
             disks: Controllers::new(root),
             events: VecDeque::new(),
@@ -123,11 +124,6 @@ impl Device {
         self.due || !self.events.is_empty()
     }
 
-    /// What the sensors say, when that has just become another.
-    pub fn news(&self) -> Option<BTreeMap<Cow<'static, str>, String>> {
-        self.due.then(|| self.fields.clone())
-    }
-
     /// The hash; told until the next round.
     pub fn take(&mut self) -> Option<Gauge> {
         let fields = self.fields.iter();
@@ -137,6 +133,11 @@ impl Device {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         })
+    }
+
+    /// What every sensor said last.
+    pub fn board(&self) -> &Board {
+        &self.fields
     }
 
     /// The oldest event that was not taken yet.
@@ -313,11 +314,7 @@ fn text_of(value: impl ToString) -> String {
 }
 
 /// A value, or that it is absent where there was one.
-fn put(
-    fields: &mut BTreeMap<Cow<'static, str>, String>,
-    field: Cow<'static, str>,
-    value: Option<String>,
-) {
+fn put(fields: &mut Board, field: Cow<'static, str>, value: Option<String>) {
     match value {
         Some(value) => drop(fields.insert(field, value)),
         None => {

@@ -113,9 +113,10 @@ pub async fn run_with(
                 }
                 if let Some(device) = &mut device {
                     device.tick(now_ms());
+                    let board = Arc::new(device.board().clone());
+                    gauge.send_modify(|gauge| gauge.device = board);
                 }
                 publish_gauge(&book, &gauge);
-                publish_device(device.as_ref(), &gauge);
             }
             finding = checks.find() => {
                 for fed in checks.take(now(), finding) {
@@ -187,12 +188,6 @@ async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
 
 fn publish_gauge(book: &Book, gauge: &watch::Sender<HealthGauge>) {
     gauge.send_modify(|gauge| book.show(&mut gauge.services));
-}
-
-fn publish_device(device: Option<&Device>, gauge: &watch::Sender<HealthGauge>) {
-    if let Some(fields) = device.and_then(Device::news) {
-        gauge.send_modify(|gauge| gauge.device = Arc::new(fields));
-    }
 }
 
 fn now() -> std::time::Instant {
