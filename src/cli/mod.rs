@@ -6,9 +6,11 @@
 //! and again, `screen` draws what `top` shows, on a `terminal`.
 
 pub mod args;
+mod column;
 pub mod events;
 pub mod gather;
 pub mod help;
+mod row;
 pub mod run;
 mod screen;
 pub mod show;

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::show::{self, Colour, Look, Tone, bytes, clean, cut, milliseconds, paint, state_tone};
+use super::column::Column;
+use super::row::Row;
+use super::show::{self, Look, Tone, bytes, clean, cut, milliseconds, state_tone};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
@@ -455,172 +457,10 @@ fn pools(service: &Value, room: usize, row: &mut Row) {
     }
 }
 
-/// One column between the name and health.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Column {
-    State,
-    Pid,
-    Up,
-    Cpu,
-    Memory,
-    Threads,
-    Lines,
-    Restarts,
-}
-
-impl Column {
-    const ALL: [Column; 8] = [
-        Column::State,
-        Column::Pid,
-        Column::Up,
-        Column::Cpu,
-        Column::Memory,
-        Column::Threads,
-        Column::Lines,
-        Column::Restarts,
-    ];
-    /// What a narrow screen can do without, first to go first.
-    const DISPENSABLE: [Column; 6] = [
-        Column::Threads,
-        Column::Pid,
-        Column::Restarts,
-        Column::Up,
-        Column::Lines,
-        Column::Memory,
-    ];
-
-    fn heading(self) -> &'static str {
-        match self {
-            Column::State => "STATE",
-            Column::Pid => "PID",
-            Column::Up => "UP",
-            Column::Cpu => "CPU",
-            Column::Memory => "MEMORY",
-            Column::Threads => "THR",
-            Column::Lines => "LINES/S",
-            Column::Restarts => "RESTARTS",
-        }
-    }
-
-    fn width(self) -> usize {
-        match self {
-            Column::State => 8,
-            Column::Pid | Column::Up | Column::Lines => 7,
-            Column::Cpu => 6,
-            Column::Memory | Column::Restarts => 8,
-            Column::Threads => 3,
-        }
-    }
-
-    fn sort(self) -> Option<Sort> {
-        match self {
-            Column::State => Some(Sort::State),
-            Column::Cpu => Some(Sort::Cpu),
-            Column::Memory => Some(Sort::Memory),
-            Column::Lines => Some(Sort::Lines),
-            Column::Pid | Column::Up | Column::Threads | Column::Restarts => None,
-        }
-    }
-
-    fn place(self, text: &str) -> String {
-        let (text, width) = (cut(text, self.width()), self.width());
-        match self {
-            Column::State => format!("  {text:width$}"),
-            Column::Pid
-            | Column::Up
-            | Column::Cpu
-            | Column::Memory
-            | Column::Threads
-            | Column::Lines
-            | Column::Restarts => format!("  {text:>width$}"),
-        }
-    }
-
-    fn cell(self, service: &Value, rate: Option<f64>) -> (String, Tone) {
-        let alive = service["pid"].as_i64().is_some_and(|pid| pid > 0);
-        let if_alive = |text: String| match alive {
-            true => (text, Tone::Plain),
-            false => ("-".to_owned(), Tone::Dim),
-        };
-        match self {
-            Column::State => {
-                let state = show::word(&service["state"]);
-                let tone = state_tone(&state);
-                (state, tone)
-            }
-            Column::Pid => if_alive(show::word(&service["pid"])),
-            Column::Up => if_alive(milliseconds(&service["uptime_ms"])),
-            Column::Cpu => {
-                let percent = service["cpu_percent"].as_f64().unwrap_or(0.0);
-                if_alive(format!("{percent:.1}%"))
-            }
-            Column::Memory => if_alive(bytes(service["rss_bytes"].as_u64().unwrap_or(0))),
-            Column::Threads => if_alive(show::word(&service["threads"])),
-            Column::Lines => match rate {
-                None => ("-".to_owned(), Tone::Dim),
-                Some(rate) if rate == 0.0 => ("0".to_owned(), Tone::Dim),
-                Some(rate) if rate < 10.0 => (format!("{rate:.1}"), Tone::Plain),
-                Some(rate) => (format!("{rate:.0}"), Tone::Plain),
-            },
-            Column::Restarts => match service["restarts"].as_u64() {
-                None | Some(0) => ("0".to_owned(), Tone::Dim),
-                Some(count) => (count.to_string(), Tone::Busy),
-            },
-        }
-    }
-}
-
-/// Pieces of text, each in its tone.
-#[derive(Default)]
-struct Row(Vec<(String, Tone)>);
-
-impl Row {
-    fn add(&mut self, text: &str, tone: Tone) {
-        self.0.push((text.to_owned(), tone));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn width(&self) -> usize {
-        self.0.iter().map(|(text, _)| text.chars().count()).sum()
-    }
-
-    /// Eighths of a cell: U+2588 to U+258F.
-    fn bar(&mut self, share: f64, cells: usize, tone: Tone) {
-        let eighths = (share.clamp(0.0, 1.0) * cells as f64 * 8.0).round() as usize;
-        let mut full = "█".repeat(eighths / 8);
-        full.extend(
-            ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"]
-                .get(eighths % 8)
-                .copied(),
-        );
-        let rest = cells - full.chars().count();
-        self.add(&full, tone);
-        self.add(&"░".repeat(rest), Tone::Dim);
-    }
-
-    fn fit(&self, columns: usize, look: Look) -> String {
-        let mut left = columns;
-        let mut text = String::new();
-        for (piece, tone) in &self.0 {
-            let piece = cut(piece, left);
-            left -= piece.chars().count();
-            if !piece.is_empty() {
-                text.push_str(&paint(&piece, *tone, look));
-            }
-        }
-        match look.colour {
-            Colour::Never => text.trim_end().to_owned(),
-            Colour::Ansi => text,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::show::Colour;
     use serde_json::json;
     use std::time::Duration;
 
