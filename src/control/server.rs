@@ -90,6 +90,13 @@ impl Hub {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn answer(&self, id: RequestId, reply: Reply) {
+        if let Some(asker) = self.table().waiting.remove(&id) {
+            // An asker that left in this moment needs no reply.
+            let _ = asker.send(reply);
+        }
+    }
+
     /// When a stranger who comes now may go on.
     fn stranger_may_go_on(&self) -> Instant {
         let mut pace = self
@@ -139,12 +146,7 @@ pub async fn run(
                 }
             },
             answered = replies.recv() => match answered {
-                Some((id, reply)) => {
-                    if let Some(asker) = hub.table().waiting.remove(&id) {
-                        // An asker that left in this moment needs no reply.
-                        let _ = asker.send(reply);
-                    }
-                }
+                Some((id, reply)) => hub.answer(id, reply),
                 None => break,
             },
             () = inbox.closed() => break,
@@ -157,7 +159,10 @@ pub async fn run(
             }
         }
     }
-    // Those who still wait learn that nobody answers any more.
+    // The last answers, and those who still wait learn that nobody answers any more.
+    while let Ok((id, reply)) = replies.try_recv() {
+        hub.answer(id, reply);
+    }
     hub.table().waiting.clear();
     drop(listener);
     let _ = timeout(LAST_WORDS, async {

@@ -18,7 +18,7 @@ const FOLLOWERS: usize = 64;
 /// After which a follower hears that nothing happened: it would not know a hung agent from a calm one.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Within which a follower asks again.
-const RETURN: Duration = Duration::from_millis(500);
+const RETURN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub struct Chronicle {

@@ -24,7 +24,7 @@ const MESSAGE: usize = 500;
 /// Pools that are told by name in one second, of one service.
 const POOLS: usize = 16;
 /// The end waits so long for those who follow.
-const LAST: Duration = Duration::from_millis(200);
+const LAST: Duration = Duration::from_millis(300);
 
 impl Shell {
     /// A word of the `status` or `error` stream.
