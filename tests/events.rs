@@ -291,7 +291,11 @@ fn shown(master: &mut std::fs::File, text: &mut String, wanted: &str) {
         let count = master.read(&mut chunk).unwrap_or(0);
         text.push_str(&String::from_utf8_lossy(&chunk[..count]));
     }
-    assert!(text.contains(wanted), "no {wanted:?} in {text:?}");
+    let end: String = text
+        .chars()
+        .skip(text.chars().count().saturating_sub(500))
+        .collect();
+    assert!(text.contains(wanted), "no {wanted:?}; the end is {end:?}");
 }
 
 fn mode(slave: &OwnedFd) -> libc::termios {

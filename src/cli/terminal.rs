@@ -27,6 +27,8 @@ pub struct Terminal {
     woken: UnixStream,
     /// stdin has no more to say.
     deaf: bool,
+    /// Read, and not understood yet: a fast hand types ahead.
+    typed: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl Terminal {
             found,
             ended,
             woken,
+            typed: Vec::new(),
         };
         terminal.enter()?;
         Ok(terminal)
@@ -121,6 +124,9 @@ impl Terminal {
             if self.ended.load(Ordering::Relaxed) {
                 return Input::Leave;
             }
+            if let Some(input) = self.key() {
+                return input;
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Input::Nothing;
@@ -145,23 +151,31 @@ impl Terminal {
                     false => return Input::Nothing,
                 }
             }
-            if ready && let Some(input) = self.key() {
-                return input;
+            if ready {
+                self.listen();
             }
         }
     }
 
+    fn listen(&mut self) {
+        let mut bytes = [0; 64];
+        match rustix::io::read(io::stdin(), &mut bytes) {
+            Ok(0) | Err(rustix::io::Errno::IO) => self.deaf = true,
+            Ok(length) => self.typed.extend_from_slice(&bytes[..length]),
+            Err(_) => {}
+        }
+    }
+
+    /// The next key that means something.
     fn key(&mut self) -> Option<Input> {
-        let mut bytes = [0; 16];
-        let length = match rustix::io::read(io::stdin(), &mut bytes) {
-            Ok(0) | Err(rustix::io::Errno::IO) => {
-                self.deaf = true;
-                return None;
+        while !self.typed.is_empty() {
+            let (input, length) = parse(&self.typed);
+            self.typed.drain(..length.min(self.typed.len()));
+            if input.is_some() {
+                return input;
             }
-            Ok(length) => length,
-            Err(_) => return None,
-        };
-        parse(&bytes[..length])
+        }
+        None
     }
 }
 
@@ -171,18 +185,24 @@ impl Drop for Terminal {
     }
 }
 
-/// What one read gave: one key, of a person.
-fn parse(bytes: &[u8]) -> Option<Input> {
+/// The first key, and its bytes. An escape sequence comes in one piece.
+fn parse(bytes: &[u8]) -> (Option<Input>, usize) {
     match bytes {
-        [3 | 4, ..] => Some(Input::Leave),
-        [26, ..] => Some(Input::Pause),
-        [27, b'[' | b'O', b'A', ..] => Some(Input::Up),
-        [27, b'[' | b'O', b'B', ..] => Some(Input::Down),
-        [27, b'[', b'5', b'~', ..] => Some(Input::PageUp),
-        [27, b'[', b'6', b'~', ..] => Some(Input::PageDown),
-        [b'q' | b'Q', ..] => Some(Input::Leave),
-        [byte @ b' '..=b'~', ..] => Some(Input::Key(char::from(*byte))),
-        _ => None,
+        [3 | 4, ..] => (Some(Input::Leave), 1),
+        [26, ..] => (Some(Input::Pause), 1),
+        [27, b'[' | b'O', b'A', ..] => (Some(Input::Up), 3),
+        [27, b'[' | b'O', b'B', ..] => (Some(Input::Down), 3),
+        [27, b'[', b'5', b'~', ..] => (Some(Input::PageUp), 4),
+        [27, b'[', b'6', b'~', ..] => (Some(Input::PageDown), 4),
+        [27, b'[', rest @ ..] => {
+            // Up to its final byte (ECMA-48, 5.4).
+            let end = rest.iter().position(|byte| (0x40..0x7f).contains(byte));
+            (None, end.map_or(bytes.len(), |end| end + 3))
+        }
+        [27, ..] => (None, 2),
+        [b'q' | b'Q', ..] => (Some(Input::Leave), 1),
+        [byte @ b' '..=b'~', ..] => (Some(Input::Key(char::from(*byte))), 1),
+        _ => (None, 1),
     }
 }
 
@@ -205,14 +225,27 @@ mod tests {
 
     #[test]
     fn keys() {
-        assert_eq!(parse(b"q"), Some(Input::Leave));
-        assert_eq!(parse(b"\x03"), Some(Input::Leave));
-        assert_eq!(parse(b"\x1a"), Some(Input::Pause));
-        assert_eq!(parse(b"\x1b[A"), Some(Input::Up));
-        assert_eq!(parse(b"\x1b[6~"), Some(Input::PageDown));
-        assert_eq!(parse(b"c"), Some(Input::Key('c')));
+        let all = |mut bytes: &[u8]| {
+            let mut inputs = Vec::new();
+            while !bytes.is_empty() {
+                let (input, length) = parse(bytes);
+                inputs.extend(input);
+                bytes = bytes.get(length..).unwrap_or_default();
+            }
+            inputs
+        };
+        let typed = b"c\x1b[A\x1b[6~\x1b[1;5Z\xc3\xa9\x1bxm\x1a\x03";
+        let expected = [
+            Input::Key('c'),
+            Input::Up,
+            Input::PageDown,
+            Input::Key('m'),
+            Input::Pause,
+            Input::Leave,
+        ];
+        assert_eq!(all(typed), expected);
         for other in [&b""[..], b"\x1b", b"\x1b[", b"\x1b[Z", b"\xff\xfe"] {
-            assert_eq!(parse(other), None, "{other:?}");
+            assert!(all(other).is_empty(), "{other:?}");
         }
     }
 }
