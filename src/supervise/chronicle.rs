@@ -14,7 +14,7 @@ use crate::request::{EventsAnswer, Reply, RequestId};
 /// Events that are kept: hours of a calm board, about 200 KiB.
 const KEPT: usize = 1000;
 /// As many as the control socket has places; beyond it the oldest is answered with nothing.
-const FOLLOWERS: usize = 64;
+const FOLLOWERS: usize = 128;
 /// After which a follower hears that nothing happened: it would not know a hung agent from a calm one.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Within which a follower asks again.
