@@ -13,6 +13,9 @@ use tracing::warn;
 use super::fleet::Fleet;
 use crate::handoff::State;
 
+/// After the last service is down: crashes that are still being analysed, Redis, the journal.
+const GOODBYE: Duration = Duration::from_secs(20);
+
 /// What the manager was told, and how it is reached.
 pub struct Notify {
     manager: Option<(UnixDatagram, SocketAddr)>,
@@ -72,7 +75,9 @@ impl Notify {
         }
         if !self.stopping && fleet.is_leaving() {
             self.stopping = true;
-            message.push_str("STOPPING=1\n");
+            // The manager's own patience may be shorter than what the services were promised.
+            let usec = (fleet.shutdown_timeout() + GOODBYE).as_micros();
+            message.push_str(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={usec}\n"));
         }
         let status = summary(fleet);
         if self.ready && status != self.status {
@@ -118,7 +123,7 @@ fn connect(name: &[u8]) -> std::io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// `3 of 5 services are ready; failed: lidar`.
+/// `3 of 5 services are ready; failed: lidar`. Shown by `systemctl status`.
 fn summary(fleet: &Fleet) -> String {
     let mut total = 0;
     let mut ready = 0;
@@ -135,7 +140,11 @@ fn summary(fleet: &Fleet) -> String {
             | State::Backoff => {}
         }
     }
-    let mut text = format!("{ready} of {total} services are ready");
+    let mut text = match (total, ready) {
+        (0, _) => return "no service yet".to_owned(),
+        (1, 1) => "the service is ready".to_owned(),
+        (_, _) => format!("{ready} of {total} services are ready"),
+    };
     if !failed.is_empty() {
         text.push_str(&format!("; failed: {}", failed.join(", ")));
     }
