@@ -140,11 +140,10 @@ fn summary(fleet: &Fleet) -> String {
             | State::Backoff => {}
         }
     }
-    let mut text = match (total, ready) {
-        (0, _) => return "no service yet".to_owned(),
-        (1, 1) => "the service is ready".to_owned(),
-        (_, _) => format!("{ready} of {total} services are ready"),
-    };
+    if total == 0 {
+        return "no service yet".to_owned();
+    }
+    let mut text = format!("{ready} of {total} services are ready");
     if !failed.is_empty() {
         text.push_str(&format!("; failed: {}", failed.join(", ")));
     }
