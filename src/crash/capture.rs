@@ -40,11 +40,7 @@ pub struct Ptrace {
 
 impl Tracer for Ptrace {
     fn seize(&mut self, pid: Pid, forks: bool) -> Result<(), i32> {
-        let mut options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
-        if forks {
-            options |= ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK;
-        }
-        ptrace::seize(pid, options)?;
+        ptrace::seize(pid, options(forks))?;
         self.traced.insert(pid);
         Ok(())
     }
@@ -76,7 +72,7 @@ impl Tracer for Ptrace {
     fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String> {
         let ours = self.traced.contains(&pid);
         if !ours {
-            seize_threads(pid)?;
+            seize_threads(pid, ptrace::O_TRACECLONE)?;
         }
         let halted = halt::halt(pid, None, ended);
         if halted.threads.is_empty() {
@@ -87,6 +83,12 @@ impl Tracer for Ptrace {
         let (copy, leads) = (halted_copy(pid, pid, None, &about, &halted), leads(pid));
         self.release(halted, ours);
         Ok(Box::new(copy.finish(None, leads)))
+    }
+
+    fn adopt(&mut self, pid: Pid, forks: bool) -> Result<(), String> {
+        seize_threads(pid, options(forks))?;
+        self.traced.insert(pid);
+        Ok(())
     }
 
     fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String> {
@@ -129,8 +131,17 @@ impl Ptrace {
     }
 }
 
+/// With `forks`, also what it will fork.
+fn options(forks: bool) -> libc::c_long {
+    let options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
+    match forks {
+        true => options | ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK,
+        false => options,
+    }
+}
+
 /// Every thread, also those that are started meanwhile.
-fn seize_threads(pid: Pid) -> Result<(), String> {
+fn seize_threads(pid: Pid, options: libc::c_long) -> Result<(), String> {
     let mut seized = HashSet::new();
     loop {
         let mut found = false;
@@ -138,7 +149,7 @@ fn seize_threads(pid: Pid) -> Result<(), String> {
             if seized.contains(&tid) {
                 continue;
             }
-            match ptrace::seize(tid, ptrace::O_TRACECLONE) {
+            match ptrace::seize(tid, options) {
                 Ok(()) => {
                     seized.insert(tid);
                     found = true;
