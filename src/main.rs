@@ -12,6 +12,11 @@ use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::control::client;
 use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
 
+/// Linked, so that it is there in a static binary and in an image without files (`--features jemalloc`).
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
     names::pin();
