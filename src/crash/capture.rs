@@ -41,11 +41,7 @@ pub struct Ptrace {
 
 impl Tracer for Ptrace {
     fn seize(&mut self, pid: Pid, forks: bool) -> Result<(), i32> {
-        let mut options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
-        if forks {
-            options |= ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK;
-        }
-        ptrace::seize(pid, options)?;
+        ptrace::seize(pid, options(forks))?;
         self.traced.insert(pid);
         Ok(())
     }
@@ -77,7 +73,7 @@ impl Tracer for Ptrace {
     fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String> {
         let ours = self.traced.contains(&pid);
         if !ours {
-            seize_threads(pid)?;
+            seize_threads(pid, ptrace::O_TRACECLONE)?;
         }
         let since = Instant::now();
         let halted = halt::halt(pid, None, ended);
@@ -93,6 +89,12 @@ impl Tracer for Ptrace {
             held,
             ..copy.finish(None, leads)
         }))
+    }
+
+    fn adopt(&mut self, pid: Pid, forks: bool) -> Result<(), String> {
+        seize_threads(pid, options(forks))?;
+        self.traced.insert(pid);
+        Ok(())
     }
 
     fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String> {
@@ -135,8 +137,17 @@ impl Ptrace {
     }
 }
 
+/// With `forks`, also what it will fork.
+fn options(forks: bool) -> libc::c_long {
+    let options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
+    match forks {
+        true => options | ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK,
+        false => options,
+    }
+}
+
 /// Every thread, also those that are started meanwhile.
-fn seize_threads(pid: Pid) -> Result<(), String> {
+fn seize_threads(pid: Pid, options: libc::c_long) -> Result<(), String> {
     let mut seized = HashSet::new();
     loop {
         let mut found = false;
@@ -144,7 +155,7 @@ fn seize_threads(pid: Pid) -> Result<(), String> {
             if seized.contains(&tid) {
                 continue;
             }
-            match ptrace::seize(tid, ptrace::O_TRACECLONE) {
+            match ptrace::seize(tid, options) {
                 Ok(()) => {
                     seized.insert(tid);
                     found = true;
