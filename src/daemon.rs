@@ -8,6 +8,7 @@
 //! does everything else; the journal gets one of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -17,6 +18,7 @@ use crate::control::bind::{self, BindError, Bound, Place};
 use crate::control::peer::Access;
 use crate::control::server;
 use crate::crash::capture::Ptrace;
+use crate::crash::kernel::Ownership;
 use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::check::Means;
@@ -98,7 +100,9 @@ pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i
             return 1;
         }
     };
-    reaper.trace_with(Box::new(Ptrace::default()));
+    let listens = Arc::new(OnceLock::new());
+    let kernel = Ownership::of(listens.clone(), handler_sockets);
+    reaper.trace_with(Box::new(Ptrace::beside(kernel)));
     let (inbox_in, inbox) = mpsc::channel(INBOX);
     let house = House {
         config,
@@ -108,6 +112,7 @@ pub fn run_as(guise: Guise, config: Config, reload: Reload, outlet: Outlet) -> i
         orders: orders.clone(),
         inbox_in: inbox_in.clone(),
         inbox,
+        listens,
     };
     let thread = std::thread::Builder::new()
         .name("agent".to_owned())
@@ -208,6 +213,8 @@ struct House {
     orders: Orders,
     inbox_in: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
+    /// Told where, once it does.
+    listens: Arc<OnceLock<PathBuf>>,
 }
 
 impl House {
@@ -257,6 +264,14 @@ impl House {
                 return 1;
             }
         };
+        if let Some(bound) = &places.bound {
+            // Set once, here.
+            let _ = self.listens.set(bound.place.path().to_owned());
+        }
+        for copy in crash::kernel::left(&settings.crash.state_dir) {
+            // More than the inbox holds are left for the next start.
+            let _ = inbox.try_send(Event::Left(Box::new(copy)));
+        }
         let logs = tokio::spawn(logs::run::run_bounded(
             settings.open_blocks,
             feed_out,
@@ -456,6 +471,37 @@ async fn show_all(
         }
     }
     0
+}
+
+/// Where the kernel's handler looks for the agent: its environment is empty.
+pub fn handler_sockets(config: Option<&Path>) -> Vec<PathBuf> {
+    let usual = config.is_none().then(|| PathBuf::from(USUAL_SOCKET));
+    let loaded = config::load::load(config, &config::Environment::default());
+    let configured = loaded.map(|loaded| sockets_of(&loaded.config));
+    let mut sockets: Vec<PathBuf> = usual
+        .into_iter()
+        .chain(configured.unwrap_or_default())
+        .collect();
+    sockets.dedup();
+    sockets
+}
+
+const USUAL_SOCKET: &str = "/run/agent/agent.sock";
+
+/// What it needs where no agent answers; without a configuration that can be read, the defaults.
+pub fn handler_settings(config: Option<&Path>) -> crash::kernel::Settings {
+    match config::load::load(config, &config::Environment::default()) {
+        Ok(loaded) => crash::kernel::Settings {
+            state_dir: loaded.config.agent.state_dir,
+            keep: loaded.config.crash.keep,
+            max_size: loaded.config.crash.max_size,
+        },
+        Err(_) => crash::kernel::Settings {
+            state_dir: PathBuf::from("/var/lib/agent"),
+            keep: 16,
+            max_size: 64 << 20,
+        },
+    }
 }
 
 /// Where an agent with this configuration listens, likeliest first.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::handoff::{Pipes, Snapshot, Teller};
-use crate::request::{Request, RequestId};
+use crate::request::{KernelCopy, Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
 #[derive(Debug)]
@@ -30,6 +30,10 @@ pub enum Event {
     Exited { run: RunId, exit: Exit },
     /// A process of the run is dying of a signal, and has been copied.
     Crashed { run: RunId, snapshot: Box<Snapshot> },
+    /// A run that hangs has been copied, and is about to be ended.
+    Hung { run: RunId, snapshot: Box<Snapshot> },
+    /// The kernel's handler copied this while no agent ran.
+    Left(Box<KernelCopy>),
     /// The stacks that were asked for, or a sentence.
     Stacks {
         id: RequestId,

@@ -265,10 +265,41 @@ pub struct Snapshot {
     pub at_ms: u64,
     /// Where it happened, as far as that is known without an analysis: equal for the same place in the same program.
     pub site: String,
-    /// A small ELF core file.
-    pub core: Vec<u8>,
+    pub core: CoreFile,
+    pub leads: Leads,
     /// What could not be captured.
     pub trouble: Option<String>,
+}
+
+/// A small ELF core file.
+#[derive(Debug)]
+pub enum CoreFile {
+    /// There is none: too many at once.
+    Missing,
+    Bytes(Vec<u8>),
+    /// In memory of another process' making.
+    Open(OwnedFd),
+    /// In its record already.
+    Kept,
+}
+
+impl CoreFile {
+    /// Bytes of our own that it holds.
+    pub fn weight(&self) -> usize {
+        match self {
+            CoreFile::Bytes(bytes) => bytes.len(),
+            CoreFile::Missing | CoreFile::Open(_) | CoreFile::Kept => 0,
+        }
+    }
+}
+
+/// What still leads to the files of a process when its paths do not.
+#[derive(Debug, Default)]
+pub struct Leads {
+    /// Its program, where the path leads to another file or to none.
+    pub executable: Option<OwnedFd>,
+    /// Its root folder, and the mount namespace that keeps it whole, where that is not ours.
+    pub root: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// supervise → crash: to be analysed, kept and reported.
@@ -278,9 +309,33 @@ pub struct Dying {
     pub streams: Arc<Streams>,
     pub crash_id: String,
     pub snapshot: Box<Snapshot>,
-    /// Who asked for it; `None` for a crash.
-    pub asked: Option<RequestId>,
+    pub cause: Cause,
+    /// The board's sensors at that moment.
+    pub device: Arc<Board>,
+    pub audience: Audience,
 }
+
+/// Why a process was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Crash,
+    /// It is about to be killed because it hangs.
+    Hang,
+    /// Its stacks were asked for: the answer goes there.
+    Asked(RequestId),
+}
+
+/// Who may see a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// It is told in the `crash` stream.
+    Stream,
+    /// Only whoever may read the records on disk.
+    Disk,
+}
+
+/// Field → value, as in the board's hash.
+pub type Board = std::collections::BTreeMap<std::borrow::Cow<'static, str>, String>;
 
 /// What the main thread needs of the crash line, to hold and copy processes. Every call comes from the thread that
 /// forks and waits.
@@ -299,6 +354,9 @@ pub trait Tracer: Send {
 
     /// The stacks of a process that goes on. The error is a sentence.
     fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String>;
+
+    /// Whether the kernel hands this agent what dies, so that nothing need be traced for it.
+    fn is_spared(&mut self) -> bool;
 
     /// Leaves a process alone from now on, so that another tracer may attach.
     fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String>;
@@ -350,6 +408,8 @@ pub struct SinkGauge {
 #[derive(Clone, Debug, Default)]
 pub struct HealthGauge {
     pub services: std::collections::HashMap<ServiceName, ServiceGauge>,
+    /// What the sensors said last.
+    pub device: Arc<Board>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod crash;
+pub mod crash_id;
 pub mod daemon;
 pub mod demo;
 pub mod diag;

@@ -9,7 +9,13 @@ use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
+use jettison_agent::control::client;
 use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
+
+/// Linked, so that it is there in a static binary and in an image without files (`--features jemalloc`).
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Before any thread: afterwards the C library must not be told.
@@ -39,6 +45,7 @@ fn perform(command: Command) -> i32 {
         Command::Help(text) => say(&text),
         Command::Crashes { args } => crash::browse::main(&args, state_of),
         Command::Symbolize { args } => crash::examine::main(&args),
+        Command::Core { args } => core(&args),
         Command::Wrapp { args } => wrapp::main(&args),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
@@ -68,6 +75,30 @@ fn run(path: Option<&Path>) -> i32 {
         );
     }
     supervise(loaded, again(path))
+}
+
+/// What the kernel calls with the dump of a process that is dying.
+fn core(args: &[OsString]) -> i32 {
+    let ways = crash::kernel::Ways {
+        settings_of: &daemon::handler_settings,
+        ask: &|config, question, limit| {
+            let search = client::Search {
+                variable: &|_| None,
+                // Without one the search would begin elsewhere.
+                config: Some(config.unwrap_or(Path::new(""))),
+                sockets_of: &|named| {
+                    let named = named.filter(|path| !path.as_os_str().is_empty());
+                    Ok(daemon::handler_sockets(named))
+                },
+            };
+            match client::ask(question, &search, Some(limit)) {
+                Ok(reply) => crash::kernel::Answer::Reply(reply),
+                Err(client::Trouble::Silent { .. }) => crash::kernel::Answer::Late,
+                Err(_) => crash::kernel::Answer::NoAgent,
+            }
+        },
+    };
+    crash::kernel::main(args, &ways)
 }
 
 fn again(path: Option<&Path>) -> daemon::Reload {

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::service::Pid;
+
 /// Tells the answers to requests that are under way apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub u64);
@@ -56,6 +58,55 @@ pub enum Request {
         wait: bool,
     },
     Shutdown,
+    /// The kernel's handler has copied a process that is dying.
+    Core(Box<KernelCopy>),
+}
+
+/// A process that `agent core` has copied: what cannot be asked when it is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelCopy {
+    pub pid: Pid,
+    pub signal: i32,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// As in a snapshot.
+    pub site: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// The base name of its executable.
+    pub program: String,
+    /// Its parent, the parent's parent, and so on.
+    pub ancestors: Vec<Pid>,
+    /// `AGENT_SERVICE` of its environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The last part of its control group's path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// It changed its user (core(5), `%d`): what it held is for root alone.
+    pub private: bool,
+    pub place: CopyPlace,
+}
+
+/// Where the copy is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyPlace {
+    #[default]
+    Nowhere,
+    /// Open descriptors of a process that waits for the answer.
+    Held {
+        by: Pid,
+        core: i32,
+        #[serde(default)]
+        executable: Option<i32>,
+        /// The root folder and the mount namespace.
+        #[serde(default)]
+        root: Option<(i32, i32)>,
+    },
+    /// The record of this name.
+    Kept(String),
 }
 
 fn yes() -> bool {

@@ -47,6 +47,17 @@ impl ServiceName {
         }
     }
 
+    /// What of a text may be a name: for programs that are no services.
+    pub fn near(text: &str) -> ServiceName {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        let name = text.replace(|c| !allowed(c), "_");
+        // As a file name neither hidden nor a way out of its folder.
+        match name.trim_start_matches('.') {
+            "" => ServiceName("unknown".into()),
+            name => ServiceName(name.into()),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

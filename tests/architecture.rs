@@ -50,10 +50,15 @@ const EDGES: &[&str] = &[
     "health/run.rs",
     "crash/browse.rs",
     "crash/capture.rs",
+    "crash/capture/copy.rs",
     "crash/capture/halt.rs",
+    "crash/capture/leads.rs",
     "crash/capture/memory.rs",
     "crash/capture/ptrace.rs",
+    "crash/examiner.rs",
     "crash/images.rs",
+    "crash/kernel.rs",
+    "crash/kernel/owner.rs",
     "crash/run.rs",
     "crash/store.rs",
     "crash/examine.rs",
@@ -116,6 +121,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("request", NOUNS),
     ("event", NOUNS),
     ("clock", &[]),
+    ("crash_id", &["clock", "service"]),
     ("config", NOUNS),
     ("supervise", LINE),
     ("logs", LINE),
@@ -139,6 +145,7 @@ const NOUNS: &[&str] = &[
 ];
 const LINE: &[&str] = &[
     "nearest", "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
+    "crash_id",
 ];
 
 /// Folders and files that tell nothing about what is in them.

@@ -354,26 +354,6 @@ agent.toml:3:10: services wait for each other: a → a
 }
 
 #[test]
-fn what_is_promised_and_not_built_is_said_so() {
-    golden(
-        r#"[redis]
-host = "db"
-[crash]
-capture = "core"
-[service.a]
-executable = "/a"
-type = "notify"
-pty = true
-"#,
-        r#"
-agent.toml:4:11: capture by core_pattern is not in this version of the agent yet
-    4 | capture = "core"
-      |           ^^^^^^ use "auto" for now
-"#,
-    );
-}
-
-#[test]
 fn contradictions() {
     for (text, brief) in [
         (

@@ -255,7 +255,18 @@ fn blocked_children_wait_and_lose_nothing() {
         std::thread::sleep(Duration::from_millis(200));
         spooled(&agent) == 0 && agent.service("flood")["state"] == "done"
     });
-    assert!(lines(&server, "flood") == numbers(1, 500_000));
+    let got = lines(&server, "flood");
+    let wanted = numbers(1, 500_000);
+    let differs = got
+        .iter()
+        .zip(&wanted)
+        .position(|(got, wanted)| got != wanted);
+    assert!(
+        got == wanted,
+        "{} lines, the first that differs: {differs:?}: {:?}",
+        got.len(),
+        differs.map(|at| &got[at.saturating_sub(2)..(at + 3).min(got.len())])
+    );
     assert_eq!(agent.stop().code(), Some(0));
 }
 

@@ -277,6 +277,29 @@ async fn a_sink_that_takes_nothing_stops_the_child_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_the_exit_is_never_cut_however_long_nobody_takes_it() {
+    let mut house = house(1);
+    let mut child = house.open(1 << 18).await;
+    // Fits into the pipe, in more than one read, none of which ends with a line.
+    rustix::pipe::fcntl_setpipe_size(&child.stdout, 1 << 20).unwrap();
+    let line = "x".repeat(99_999);
+    for _ in 0..9 {
+        writeln!(child.stdout, "{line}").unwrap();
+    }
+    drop(child);
+    house.end(Exit::Code(0)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let seen = house.until("info:{{__END_RUN").await;
+    assert_eq!(seen.len(), 11, "markers and nine lines");
+    assert!(
+        seen[1..10]
+            .iter()
+            .all(|seen| seen.len() == "stdout:".len() + line.len())
+    );
+    house.drained().await;
+}
+
+#[tokio::test]
 async fn a_gigantic_line_flows_in_pieces() {
     let mut house = house(64);
     let mut child = house.open(64 * 1024).await;

@@ -101,10 +101,11 @@ fn markers_declare_change_and_beat_across_restarts_of_the_service() {
     let folder = Scratch::new("marker");
     let flag = folder.join("go");
     // Every run declares, beats twice, and waits for the flag to end with 3.
+    // One write: between two the pool would already fall at the default rate.
     let script = format!(
-        "echo '{{{{__healthpool__my_beats_init:500}}}}{{{{__healthpool__my_beats_cap:400}}}}'; \
-         echo '{{{{__healthpool__my_beats_depletion_rate:0}}}}'; \
-         echo '{{{{__healthpool__my_beats_beats}}}} and {{{{__healthpool__my_beats_beats}}}}'; \
+        "echo '{{{{__healthpool__my_beats_init:500}}}}{{{{__healthpool__my_beats_cap:400}}}}\
+         {{{{__healthpool__my_beats_depletion_rate:0}}}}\
+         {{{{__healthpool__my_beats_beats}}}} and {{{{__healthpool__my_beats_beats}}}}'; \
          while [ ! -e {0} ]; do sleep 0.05; done; rm {0}; exit 3",
         flag.display()
     );

@@ -478,7 +478,8 @@ impl World {
                     self.stop(run);
                 }
             }
-            machine::Out::KillTree(run) | machine::Out::Hung(run) => {
+            machine::Out::Hung(run) => assert!(self.runs[&run].alive, "nothing to look at"),
+            machine::Out::KillTree(run) => {
                 let run = self.runs.get_mut(&run).expect("of a known run");
                 run.kill_sent = true;
                 run.killed |= run.alive;

@@ -95,6 +95,10 @@ pub enum Command {
     Symbolize {
         args: Vec<OsString>,
     },
+    /// Called by the kernel, and in no help: its arguments as they stand.
+    Core {
+        args: Vec<OsString>,
+    },
     /// Its arguments as they stand.
     Demo {
         args: Vec<OsString>,
@@ -145,6 +149,11 @@ pub fn parse(argv: &[OsString], pid: u32) -> Result<Command, Refusal> {
         "--help" | "-h" => return Ok(Command::Help(help::all())),
         "--version" | "-V" => return Ok(Command::Version),
         "help" => return help_on(after),
+        "core" => {
+            return Ok(Command::Core {
+                args: after.to_vec(),
+            });
+        }
         _ => {}
     }
     if let Some(verb) = verbs::find(&word) {

@@ -185,6 +185,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Check { .. }
         | Command::Health { .. }
         | Command::Symbolize { .. }
+        | Command::Core { .. }
         | Command::Crashes { .. }
         | Command::Demo { .. }
         | Command::Version

@@ -44,14 +44,8 @@ fn how(cx: &mut Check, fields: &Fields<'_>, key: &str) -> Option<Capture> {
     let known = [
         ("auto", Capture::Auto),
         ("ptrace", Capture::Ptrace),
+        ("core", Capture::Core),
         ("off", Capture::Off),
     ];
-    match fields.text(key) {
-        Some(text) if text.value == "core" => {
-            let message = "capture by core_pattern is not in this version of the agent yet";
-            cx.error(text.place, message, "use \"auto\" for now");
-            None
-        }
-        Some(_) | None => fields.choice(cx, key, &known),
-    }
+    fields.choice(cx, key, &known)
 }

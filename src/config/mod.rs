@@ -232,10 +232,12 @@ pub struct Tracing {
 /// How a service's crashes are captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Capture {
-    /// By tracing, where that is permitted.
+    /// By the kernel where it hands crashes to this agent, else by tracing where that is permitted.
     #[default]
     Auto,
     Ptrace,
+    /// By the kernel alone.
+    Core,
     Off,
 }
 

@@ -29,8 +29,8 @@ pub const AT_EXECFN: u64 = 31;
 pub const AT_SYSINFO_EHDR: u64 = 33;
 
 /// Offsets in `elf_prstatus`, the same on both machines.
-const PR_CURSIG: usize = 12;
-const PR_PID: usize = 32;
+pub const PR_CURSIG: usize = 12;
+pub const PR_PID: usize = 32;
 pub const PR_REG: usize = 112;
 
 #[derive(Clone, Debug)]

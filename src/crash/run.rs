@@ -10,18 +10,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::clock;
 use crate::config;
-use crate::handoff::{Dying, Helper, HelperEvent, Pipes, StartHelper};
+use crate::handoff::{Audience, Board, Cause, CoreFile, Dying, StartHelper};
 use crate::record::{Entry, Record, StreamKind};
 use crate::request::{Reply, RequestId};
-use crate::service::Exit;
 
+use super::examiner::{self, Examiner};
 use super::report::{self, Kind, Report};
 use super::store::{self, Store};
 use super::{signals, text};
@@ -38,12 +36,8 @@ pub struct Settings {
     pub crash: config::Crash,
 }
 
-/// An analysis takes a tenth of a second; huge debug information some seconds.
-const ANALYSIS_LIMIT: Duration = Duration::from_secs(30);
-/// The same when everything else has ended and waits for it.
+/// For an analysis when everything else has ended and waits for it.
 const LAST_LIMIT: Duration = Duration::from_secs(6);
-/// Bytes of one report.
-const MOST_REPORT: usize = 64 << 20;
 /// In the stream; the whole is on disk.
 const MOST_IN_STREAM: usize = 1 << 20;
 const THREADS_IN_STREAM: usize = 16;
@@ -67,31 +61,35 @@ pub async fn run(settings: Settings, hands: Hands) {
     let Settings { state_dir, crash } = settings;
     let mut line = Line {
         store: Store::new(&state_dir, crash.keep, crash.max_size),
-        crash,
+        keep: crash.keep > 0,
+        examiner: Examiner {
+            start,
+            debug_dirs: crash.debug_dirs,
+        },
         dying,
         words,
-        start,
         told_unsaved: false,
         sites: HashMap::new(),
         told: HashMap::new(),
     };
     while let Some(dying) = line.dying.recv().await {
-        match dying.asked {
-            Some(id) => {
+        match dying.cause {
+            Cause::Asked(id) => {
                 let reply = line.stacks(dying).await;
                 let _ = replies.send((id, reply)).await;
             }
-            None => line.crash(dying).await,
+            Cause::Crash | Cause::Hang => line.crash(dying).await,
         }
     }
 }
 
 struct Line {
     store: Store,
-    crash: config::Crash,
+    /// Records are kept on disk.
+    keep: bool,
+    examiner: Examiner,
     dying: mpsc::Receiver<Dying>,
     words: mpsc::Sender<Record>,
-    start: StartHelper,
     /// That records cannot be saved has been told.
     told_unsaved: bool,
     /// The signature that a place had the last time.
@@ -100,27 +98,24 @@ struct Line {
     told: HashMap<String, VecDeque<Instant>>,
 }
 
-/// Where the analysis finds the core file.
-enum Place {
-    Stored(PathBuf),
-    /// The folder cannot be written: in memory.
-    Memory(std::os::fd::OwnedFd),
-}
-
 impl Line {
     async fn crash(&mut self, mut dying: Dying) {
         let now = Instant::now();
         let time = clock::utc(dying.snapshot.at_ms);
         let site = std::mem::take(&mut dying.snapshot.site);
-        if let Some(signature) = self.sites.get(&site)
-            && self.is_often(signature, now)
+        let known = self.sites.get(&site);
+        let is_missing = matches!(dying.snapshot.core, CoreFile::Missing);
+        if let Some(signature) = known
+            && (is_missing || self.is_often(signature, now))
         {
             let seen = self.store.count(signature, &time);
+            if let CoreFile::Kept = dying.snapshot.core {
+                self.store.remove(&dying.crash_id);
+            }
             info!(service = %dying.service, "the same crash again, {} times now: counted only", seen.count);
             return;
         }
-        let core = std::mem::take(&mut dying.snapshot.core);
-        let mut report = match self.analysed(&dying, core, Kind::Crash).await {
+        let mut report = match self.analysed(&mut dying).await {
             Ok(report) => report,
             Err(why) => {
                 warn!(service = %dying.service, "{} was not analysed: {why}", dying.crash_id);
@@ -134,12 +129,21 @@ impl Line {
             .streams
             .recent
             .until(dying.snapshot.at_ms + LOG_DELAY_MS);
+        report.device = device(&dying.device);
         if let Some(signature) = report.signature.clone() {
             if self.sites.len() >= MOST_SITES {
                 self.sites.clear();
             }
-            self.sites.insert(site, signature.clone());
+            if !site.is_empty() {
+                self.sites.insert(site, signature.clone());
+            }
             let seen = self.store.count(&signature, &time);
+            if self.is_often(&signature, now) {
+                // By another way to the same place.
+                self.store.remove(&dying.crash_id);
+                info!(service = %dying.service, "the same crash again, {} times now: counted only", seen.count);
+                return;
+            }
             report.seen = serde_json::to_value(seen).ok();
             self.told.entry(signature).or_default().push_back(now);
         }
@@ -154,6 +158,7 @@ impl Line {
             let saved = store
                 .save(&id, store::REPORT, &json)
                 .and_then(|_| store.save(&id, store::TEXT, text.as_bytes()));
+            store.settle(&id);
             store.sweep(&id);
             let (json, text) = for_stream(report, json, text);
             (saved, json, text)
@@ -163,6 +168,10 @@ impl Line {
         };
         if let Err(error) = saved {
             self.tell_unsaved(&error);
+        }
+        match dying.audience {
+            Audience::Stream => {}
+            Audience::Disk => return,
         }
         let signal = dying
             .snapshot
@@ -183,8 +192,7 @@ impl Line {
     }
 
     async fn stacks(&mut self, mut dying: Dying) -> Reply {
-        let core = std::mem::take(&mut dying.snapshot.core);
-        match self.analysed(&dying, core, Kind::Stacks).await {
+        match self.analysed(&mut dying).await {
             Ok(report) => {
                 let text = text::render(&report);
                 Reply::done(serde_json::json!({ "report": report, "text": text }))
@@ -200,138 +208,37 @@ impl Line {
         told.filter(recently).count() >= RATE
     }
 
-    async fn analysed(
-        &mut self,
-        dying: &Dying,
-        core: Vec<u8>,
-        kind: Kind,
-    ) -> Result<Report, String> {
-        if core.is_empty() {
-            return Err("there is no copy of the process".to_owned());
-        }
+    async fn analysed(&mut self, dying: &mut Dying) -> Result<Report, String> {
         self.told.retain(|_, at| {
             at.retain(|at| at.elapsed() < RATE_INTERVAL);
             !at.is_empty()
         });
-        let place = self.place(&dying.crash_id, core, kind).await?;
-        let path = match &place {
-            Place::Stored(path) => path.display().to_string(),
-            Place::Memory(fd) => {
-                use std::os::fd::AsRawFd;
-                let own = rustix::process::getpid().as_raw_nonzero();
-                format!("/proc/{own}/fd/{}", fd.as_raw_fd())
-            }
+        let core = std::mem::replace(&mut dying.snapshot.core, CoreFile::Missing);
+        if let CoreFile::Missing = core {
+            return Err("there is no copy of the process".to_owned());
+        }
+        let (store, id) = (self.store.clone(), dying.crash_id.clone());
+        let keep = match dying.cause {
+            Cause::Crash | Cause::Hang => self.keep,
+            Cause::Asked(_) => false,
         };
-        let args = self.arguments(dying, kind);
-        let mut first = args.clone();
-        first.push(path.clone());
-        match self.analyse(first).await {
-            Ok(report) => Ok(report),
-            Err(why) => {
-                // What ran into its limits may do with less.
-                let mut second = args;
-                second.extend(["--symbol-tables-only".to_owned(), path]);
-                let mut report = self.analyse(second).await?;
-                report
-                    .notes
-                    .push(format!("only symbol tables were used: {why}"));
-                Ok(report)
-            }
-        }
-    }
-
-    fn arguments(&self, dying: &Dying, kind: Kind) -> Vec<String> {
-        let kind = match kind {
-            Kind::Crash => "crash",
-            Kind::Hang => "hang",
-            Kind::Stacks => "stacks",
-        };
-        let time = clock::utc(dying.snapshot.at_ms);
-        let mut args: Vec<String> = ["symbolize", "--json", "--limits", "--kind", kind]
-            .map(str::to_owned)
-            .into();
-        args.extend(["--service".to_owned(), dying.service.to_string()]);
-        args.extend(["--time".to_owned(), time]);
-        if dying.asked.is_none() {
-            args.extend(["--crash-id".to_owned(), dying.crash_id.clone()]);
-        }
-        for folder in &self.crash.debug_dirs {
-            args.extend(["--debug-dir".to_owned(), folder.display().to_string()]);
-        }
-        args
-    }
-
-    async fn place(&mut self, id: &str, core: Vec<u8>, kind: Kind) -> Result<Place, String> {
-        let (store, id) = (self.store.clone(), id.to_owned());
-        let kept = kind == Kind::Crash && self.crash.keep > 0;
-        let placed = tokio::task::spawn_blocking(move || {
-            let saved = match kept {
-                true => store.save(&id, store::CORE, &core).map(Place::Stored),
-                false => Err(io::ErrorKind::Unsupported.into()),
-            };
-            match saved {
-                Ok(place) => (Ok(place), None),
-                Err(error) => (in_memory(&core), Some(error)),
-            }
-        });
-        let (place, error) = placed.await.map_err(|error| error.to_string())?;
-        if let Some(error) = error.filter(|_| kept) {
+        let placed =
+            tokio::task::spawn_blocking(move || examiner::place(&store, &id, core, keep)).await;
+        let placed = placed.map_err(|error| error.to_string())?;
+        let (place, unsaved) =
+            placed.map_err(|error| format!("no room for the core file: {error}"))?;
+        if let Some(error) = unsaved {
             self.tell_unsaved(&error);
         }
-        place.map_err(|error| format!("no room for the core file: {error}"))
+        self.examiner
+            .examine(dying, &place, &self.store, self.too_late())
+            .await
     }
 
     fn tell_unsaved(&mut self, error: &io::Error) {
-        if !self.told_unsaved && self.crash.keep > 0 {
+        if !self.told_unsaved && self.keep {
             self.told_unsaved = true;
             warn!("crash records cannot be kept on disk: {error}");
-        }
-    }
-
-    async fn analyse(&self, args: Vec<String>) -> Result<Report, String> {
-        let (started_in, started) = oneshot::channel();
-        let (ended_in, ended) = oneshot::channel();
-        let (mut started_in, mut ended_in) = (Some(started_in), Some(ended_in));
-        let tell = move |event| match event {
-            HelperEvent::Started(pipes) => {
-                started_in.take().map(|to| to.send(Ok(pipes)));
-            }
-            HelperEvent::Failed(failure) => {
-                started_in.take().map(|to| to.send(Err(failure)));
-            }
-            HelperEvent::Ended(exit) => {
-                ended_in.take().map(|to| to.send(exit));
-            }
-        };
-        (self.start)(Helper {
-            executable: "/proc/self/exe".to_owned(),
-            args,
-            nice: 10,
-            limit: ANALYSIS_LIMIT,
-            tell: Box::new(tell),
-        });
-        let whole = async {
-            let pipes = match started.await {
-                Ok(Ok(pipes)) => pipes,
-                Ok(Err(failure)) => return Err(failure.to_string()),
-                Err(_) => return Err("the agent is ending".to_owned()),
-            };
-            let (output, complaint) = read(pipes).await.map_err(|error| error.to_string())?;
-            match ended.await {
-                Ok(Exit::Code(0)) => {
-                    serde_json::from_slice(&output).map_err(|error| error.to_string())
-                }
-                Ok(Exit::Signal(signal)) => Err(format!("the analysis was ended by {signal}")),
-                Ok(exit) => Err(match complaint.lines().next_back() {
-                    Some(line) => line.to_owned(),
-                    None => format!("the analysis exited with code {}", exit.code()),
-                }),
-                Err(_) => Err("the agent is ending".to_owned()),
-            }
-        };
-        tokio::select! {
-            result = whole => result,
-            () = self.too_late() => Err("the agent is ending".to_owned()),
         }
     }
 
@@ -344,32 +251,17 @@ impl Line {
     }
 }
 
-/// A file without a name, which `/proc` makes readable to the analysis.
-fn in_memory(core: &[u8]) -> io::Result<Place> {
-    let fd = rustix::fs::memfd_create("core", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut rest = core;
-    while !rest.is_empty() {
-        let written = rustix::io::write(&fd, rest)?;
-        rest = rest.get(written..).unwrap_or_default();
-    }
-    Ok(Place::Memory(fd))
-}
-
-/// Both outputs to their ends.
-async fn read(pipes: Pipes) -> io::Result<(Vec<u8>, String)> {
-    let stdout = pipe::Receiver::from_owned_fd(pipes.stdout)?;
-    let stderr = pipe::Receiver::from_owned_fd(pipes.stderr)?;
-    let (mut output, mut complaint) = (Vec::new(), Vec::new());
-    let (mut stdout, mut stderr) = (
-        stdout.take(MOST_REPORT as u64),
-        stderr.take(MOST_TEXT as u64),
-    );
-    let (read, _) = tokio::join!(
-        stdout.read_to_end(&mut output),
-        stderr.read_to_end(&mut complaint)
-    );
-    read?;
-    Ok((output, String::from_utf8_lossy(&complaint).into_owned()))
+/// Numbers as numbers; `None` where there are no sensors.
+fn device(board: &Board) -> Option<serde_json::Value> {
+    let value = |text: &String| match text.parse::<serde_json::Number>() {
+        Ok(number) => serde_json::Value::Number(number),
+        Err(_) => text.as_str().into(),
+    };
+    let fields: serde_json::Map<_, _> = board
+        .iter()
+        .map(|(name, text)| (name.to_string(), value(text)))
+        .collect();
+    (!fields.is_empty()).then(|| fields.into())
 }
 
 /// What is known without an analysis.
@@ -377,7 +269,11 @@ fn minimal(dying: &Dying, time: &str, why: &str) -> Report {
     let snapshot = &dying.snapshot;
     Report {
         schema: report::SCHEMA,
-        kind: Kind::Crash,
+        kind: match dying.cause {
+            Cause::Crash => Kind::Crash,
+            Cause::Hang => Kind::Hang,
+            Cause::Asked(_) => Kind::Stacks,
+        },
         crash_id: Some(dying.crash_id.clone()),
         service: Some(dying.service.to_string()),
         pid: u32::try_from(snapshot.pid).ok(),

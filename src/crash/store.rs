@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ const MOST_SIGNATURES: usize = 1000;
 pub const CORE: &str = "core";
 pub const REPORT: &str = "report.json";
 pub const TEXT: &str = "report.txt";
+/// What the kernel's handler knew of a process, where no agent has analysed it yet.
+pub const LEFT: &str = "left.json";
+/// Beside it: its program, where the path does not lead to it any more.
+pub const EXECUTABLE: &str = "executable";
 
 /// How often the same crash has happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,46 @@ impl Store {
         let path = folder.join(name);
         private(&path)?.write_all(content)?;
         Ok(path)
+    }
+
+    /// The same from another file's beginning.
+    ///
+    /// # Errors
+    /// Either file.
+    pub fn save_from(&self, id: &str, name: &str, from: &mut File) -> io::Result<PathBuf> {
+        let path = self.save(id, name, b"")?;
+        from.rewind()?;
+        io::copy(from, &mut OpenOptions::new().write(true).open(&path)?)?;
+        Ok(path)
+    }
+
+    pub fn remove(&self, id: &str) {
+        let _ = fs::remove_dir_all(self.record(id));
+    }
+
+    /// Where a file of a record is, whether or not it is there.
+    pub fn path(&self, id: &str, name: &str) -> PathBuf {
+        self.record(id).join(name)
+    }
+
+    /// A record that was left is an ordinary one from now on.
+    pub fn settle(&self, id: &str) {
+        for name in [LEFT, EXECUTABLE] {
+            let _ = fs::remove_file(self.path(id, name));
+        }
+    }
+
+    /// Gives what root has written to whom the state folder belongs: its agent is to read it.
+    pub fn hand_over(&self, id: &str) {
+        let Some(owner) = self.folder.parent().and_then(|dir| fs::metadata(dir).ok()) else {
+            return;
+        };
+        let record = self.record(id);
+        let files = fs::read_dir(&record).into_iter().flatten().flatten();
+        let files = files.map(|entry| entry.path());
+        for path in files.chain([record.clone(), self.folder.clone()]) {
+            let _ = lchown(path, Some(owner.uid()), Some(owner.gid()));
+        }
     }
 
     /// Removes the oldest records beyond the quotas; `latest` stays.

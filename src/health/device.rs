@@ -7,13 +7,14 @@
 //! cannot be as `stale`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::board::{self, CpuTimes};
 use super::edges::{Edges, Seen};
 use super::sensors::{Sensor, What, read, search};
+use crate::handoff::Board;
 use crate::record::{Entry, Gauge, Streams, Trim, device_key};
 
 /// Seconds in which every group has its turn.
@@ -34,7 +35,7 @@ pub struct Device {
     streams: Arc<Streams>,
     sensors: Vec<Sensor>,
     /// What was read last, by field; a field that was ever there stays, as `absent`.
-    fields: BTreeMap<Cow<'static, str>, String>,
+    fields: Board,
     edges: Edges,
     events: VecDeque<Entry>,
     cpu: Option<CpuTimes>,
@@ -50,7 +51,7 @@ impl Device {
             key: device_key(board),
             streams: Streams::new(board, trim),
             sensors: Vec::new(),
-            fields: BTreeMap::new(),
+            fields: Board::new(),
             edges: Edges::default(),
             events: VecDeque::new(),
             cpu: None,
@@ -99,6 +100,11 @@ impl Device {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         })
+    }
+
+    /// What every sensor said last.
+    pub fn board(&self) -> &Board {
+        &self.fields
     }
 
     /// The oldest event that was not taken yet.
@@ -242,11 +248,7 @@ fn text_of(value: impl ToString) -> String {
 }
 
 /// A value, or that it is absent where there was one.
-fn put(
-    fields: &mut BTreeMap<Cow<'static, str>, String>,
-    field: Cow<'static, str>,
-    value: Option<String>,
-) {
+fn put(fields: &mut Board, field: Cow<'static, str>, value: Option<String>) {
     match value {
         Some(value) => drop(fields.insert(field, value)),
         None => {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::SendError;
@@ -100,6 +101,8 @@ pub async fn run_with(
                 book.tick(now);
                 if let Some(device) = &mut device {
                     device.tick(now_ms());
+                    let board = Arc::new(device.board().clone());
+                    gauge.send_modify(|gauge| gauge.device = board);
                 }
                 publish_gauge(&book, &gauge);
             }

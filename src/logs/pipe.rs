@@ -58,7 +58,13 @@ impl Pipe {
         }
     }
 
-    /// Bytes that the pipe holds; the default where it is no pipe.
+    /// Bytes that wait in it (FIONREAD).
+    pub fn holds(&self) -> usize {
+        let bytes = rustix::io::ioctl_fionread(&self.fd).unwrap_or(0);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that the pipe can hold; the default where it is no pipe.
     pub fn capacity(&self) -> usize {
         fcntl_getpipe_size(&self.fd).unwrap_or(READ_SIZE)
     }

@@ -28,7 +28,8 @@ use crate::record::{
 };
 use crate::service::{Exit, RunId};
 
-/// How long the pipes of an ended run are drained at most (CONTRACTS section 3).
+/// How long is waited at most for what helpers behind an ended process still say (CONTRACTS
+/// section 3).
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Where everything goes.
@@ -312,26 +313,33 @@ impl Task {
     }
 
     /// Both pipes until their ends, or it takes too long; then what is left of lines and
-    /// blocks. An empty pipe is not at its end: a helper behind the process (a shell's
-    /// `> >(tee log)`) may still hold the last lines.
+    /// blocks. What was written before the exit is read however long that takes. An empty
+    /// pipe is not at its end: a helper behind the process (a shell's `> >(tee log)`) may
+    /// still hold the last lines.
     async fn drain(&mut self) -> Result<(), Closed> {
-        let deadline = Instant::now() + DRAIN;
+        let mut owed = self.stdout.holds() + self.stderr.holds();
+        let mut deadline = Instant::now() + DRAIN;
         loop {
             let mut read = 0;
             for side in [&mut self.stdout, &mut self.stderr] {
                 let mut batch = Batch::default();
                 read += side.read(Instant::now(), &mut batch);
                 side.due = None;
+                let asked = Instant::now();
                 self.outlet.send(side.source, batch).await?;
+                // Waiting for room is not waiting for a helper.
+                deadline += asked.elapsed();
             }
+            owed = owed.saturating_sub(read);
             let over = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
-            if over || Instant::now() >= deadline {
+            if over || (owed == 0 && Instant::now() >= deadline) {
                 break;
             }
             if read > 0 {
                 tokio::task::yield_now().await;
                 continue;
             }
+            owed = 0;
             tokio::select! {
                 () = self.stdout.readable() => {}
                 () = self.stderr.readable() => {}
@@ -367,6 +375,11 @@ impl Side {
             }
             Some(_) | None => std::future::pending().await,
         }
+    }
+
+    /// Bytes that wait in the pipe.
+    fn holds(&self) -> usize {
+        self.pipe.as_ref().map_or(0, Pipe::holds)
     }
 
     /// One read; sets when to read next. Returns how many bytes came.

@@ -112,6 +112,24 @@ impl Reaper {
         tell(inbox, Event::Stacks { id, run, result });
     }
 
+    /// Evidence first, and not for long: its end is the next order.
+    pub(super) fn hung(&mut self, run: RunId, inbox: &Sender<Event>) {
+        let wanted =
+            self.runs
+                .get(&run)
+                .is_some_and(|entry| match entry.course.service.capture.how {
+                    Capture::Auto | Capture::Ptrace | Capture::Core => true,
+                    Capture::Off => false,
+                });
+        let (true, Ok(pid), Some(tracer)) = (wanted, self.living(run), &mut self.tracer) else {
+            return;
+        };
+        match tracer.snapshot(pid, &mut self.ended) {
+            Ok(snapshot) => tell(inbox, Event::Hung { run, snapshot }),
+            Err(why) => warn!("what it did while it hung is not known: {why}"),
+        }
+    }
+
     pub(super) fn detach(&mut self, id: RequestId, run: RunId, inbox: &Sender<Event>) {
         let result = match (self.living(run), &mut self.tracer) {
             (Ok(pid), Some(tracer)) => tracer.detach(pid, &mut self.ended),
@@ -133,7 +151,28 @@ impl Reaper {
             Capture::Ptrace => {
                 warn!(service = %service.name, "it cannot be traced ({why}): a crash ends it unexplained");
             }
-            Capture::Off => {}
+            Capture::Core | Capture::Off => {}
+        }
+    }
+
+    /// Whether a service is to be traced now.
+    pub(super) fn is_to_be_traced(&mut self, service: &Service) -> bool {
+        let Some(tracer) = &mut self.tracer else {
+            return false;
+        };
+        match service.capture.how {
+            Capture::Auto => !tracer.is_spared(),
+            Capture::Ptrace => true,
+            Capture::Core if self.told_unhanded || tracer.is_spared() => false,
+            Capture::Core => {
+                self.told_unhanded = true;
+                warn!(
+                    "the kernel does not hand crashes to this agent (kernel.core_pattern, \
+                     kernel.core_pipe_limit): with capture = \"core\" they end services unexplained"
+                );
+                false
+            }
+            Capture::Off => false,
         }
     }
 }

@@ -72,7 +72,10 @@ impl Cgroups {
             while is_populated(&path) && Instant::now() < until {
                 std::thread::sleep(PAUSE);
             }
-            if let Err(error) = fs::remove_dir(&path) {
+            // Another agent that starts at this moment ends the same leftovers.
+            if let Err(error) = fs::remove_dir(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
                 warn!("what an earlier agent left in {name} is still there: {error}");
             }
         }

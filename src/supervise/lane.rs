@@ -31,6 +31,11 @@ impl<T> Lane<T> {
         self.waiting.len()
     }
 
+    /// Something of all that wait, together.
+    pub fn sum(&self, of: impl Fn(&T) -> usize) -> usize {
+        self.waiting.iter().map(of).sum()
+    }
+
     /// Messages that wait and are worth nothing any more.
     pub fn forget(&mut self, worthless: impl Fn(&T) -> bool) {
         self.waiting.retain(|message| !worthless(message));

@@ -331,6 +331,7 @@ impl Machine {
             signal: Signal::KILL,
         }));
         out.push(Out::Hung(self.run()));
+        out.push(Out::KillTree(self.run()));
         self.state = State::Killing {
             life,
             again_at: now + KILL_AGAIN,
@@ -346,6 +347,10 @@ impl Machine {
             State::Starting { life, .. } | State::Up { life, .. } => {
                 let stop = self.service.stop;
                 let run = self.run();
+                match why {
+                    Why::Sick(_) => out.push(Out::Hung(run)),
+                    Why::Asked => {}
+                }
                 out.push(Out::Say(StatusEvent::Stop {
                     signal: stop.signal,
                 }));

@@ -52,7 +52,7 @@ pub enum Order {
     Copy { id: RequestId, run: RunId },
     /// Trace the run no more. Answered by `Detached`.
     Detach { id: RequestId, run: RunId },
-    /// The same for a run that hangs: what it does is to be kept first.
+    /// Copy the process of a run that hangs, before it is ended. Answered by `Hung`, or not.
     Hung { run: RunId },
     /// Another process of the run is its main one from now on.
     MainPid { run: RunId, pid: Pid },
@@ -107,6 +107,8 @@ pub struct Reaper {
     pub(super) tracer: Option<Box<dyn Tracer>>,
     /// That tracing is not permitted has been told.
     pub(super) told_untraced: bool,
+    /// That the kernel hands nothing over has been told.
+    pub(super) told_unhanded: bool,
     /// Ends that were noticed before their turn, as wait4(2) tells them.
     pub(super) ended: Vec<(Pid, i32)>,
     /// Processes of our own.
@@ -213,6 +215,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         by_pid: HashMap::new(),
         tracer: None,
         told_untraced: false,
+        told_unhanded: false,
         ended: Vec::new(),
         aside: HashMap::new(),
         errands: HashMap::new(),
@@ -389,8 +392,7 @@ impl Reaper {
                     limit,
                 }) => self.errand(id, &service, &argv, limit, inbox),
                 Some(Order::MainPid { run, pid }) => self.main_pid(run, pid),
-                // The place where a capture of its threads belongs.
-                Some(Order::Hung { run }) => self.kill_tree(run, inbox),
+                Some(Order::Hung { run }) => self.hung(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
                 Some(Order::KillTree { run }) => self.kill_tree(run, inbox),
                 Some(Order::Command(command)) => self.tasks.start(&self.inherited, command),

@@ -5,11 +5,13 @@
 //! which they are counted as dropped.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::crashes::Crashes;
 use super::fleet::{self, Ask, Fleet, Presence};
 use super::lane::Lane;
 use super::machine;
@@ -24,7 +26,7 @@ use crate::config::lifecycle::ReadyBy;
 use crate::config::{Agent, Config};
 use crate::event::{AgentSignal, Event};
 use crate::handoff::{
-    Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
+    Board, Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
 };
 use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
 use crate::request::{Reply, Request, RequestId};
@@ -96,7 +98,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         standings: Lane::new(standings),
         words: Lane::new(words),
         dying: Lane::new(dying),
-        crash_ids: HashMap::new(),
+        crashes: Crashes::default(),
         replies: Lane::new(replies),
         sink,
         health,
@@ -154,16 +156,15 @@ pub(super) struct Shell {
     words: Lane<Record>,
     pub(super) dying: Lane<Dying>,
     pub(super) replies: Lane<(RequestId, Reply)>,
-    /// The latest crash of each service.
-    pub(super) crash_ids: HashMap<ServiceId, String>,
+    pub(super) crashes: Crashes,
     sink: watch::Receiver<SinkGauge>,
     health: watch::Receiver<HealthGauge>,
     reload: Load,
     /// What is in force; of a reload, only the parts that a running agent can take.
-    config: Config,
+    pub(super) config: Config,
     notify: Notify,
     tee: Tee,
-    own: Own,
+    pub(super) own: Own,
     /// Runs whose output was opened before their main process lived.
     opened: HashSet<RunId>,
     /// The state that was last told of each service, and since when (Unix milliseconds).
@@ -208,6 +209,14 @@ impl Shell {
             Event::Exited { run, exit } => of(run, Input::Exited { run, exit }),
             Event::Crashed { run, snapshot } => {
                 self.crashed(run, snapshot);
+                return None;
+            }
+            Event::Hung { run, snapshot } => {
+                self.hung(run, snapshot);
+                return None;
+            }
+            Event::Left(copy) => {
+                self.copied_by_kernel(*copy);
                 return None;
             }
             Event::Stacks { id, run, result } => {
@@ -330,6 +339,7 @@ impl Shell {
                     .send((id, Reply::done(serde_json::Value::Null)));
                 return self.hear(Event::Signal(AgentSignal::Shutdown));
             }
+            Request::Core(copy) => self.copied_by_kernel(*copy),
             Request::Stacks { service } => {
                 self.order_about(id, &service, |id, run| Order::Copy { id, run });
                 return None;
@@ -517,6 +527,11 @@ impl Shell {
         }
     }
 
+    /// What the board's sensors said last.
+    pub(super) fn board(&self) -> Arc<Board> {
+        self.health.borrow().device.clone()
+    }
+
     fn open(&mut self, run: RunId, pipes: Pipes) {
         let Some(unit) = self.fleet.unit(run.service) else {
             return;
@@ -568,7 +583,7 @@ impl Shell {
             pid: machine.life().map(|life| life.pid),
             restarts: machine.restarts(),
             exit: machine.exit().map(Exit::code),
-            crash_id: self.crash_ids.get(&id).cloned(),
+            crash_id: self.crashes.latest(id).cloned(),
             since_ms,
             pools: machine.service().pools.clone(),
             checks: machine.service().checks.clone(),

@@ -169,7 +169,7 @@ pub enum Out {
     Spawn(RunId),
     Signal(RunId, Signal),
     KillTree(RunId),
-    /// It does not say any more that it lives: evidence first, then its end.
+    /// It does not do what it should: what it does instead is to be kept. Its end comes next.
     Hung(RunId),
     /// The first word of a run.
     Opened,

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::cgroup::Place;
 use super::reap::{Reaper, Run, tell};
 use super::spawn::{self, Handed, What, Writers};
-use crate::config::{Capture, Service};
+use crate::config::Service;
 use crate::event::{Event, SpawnFailure};
 use crate::service::{Exit, Pid, RunId};
 
@@ -155,17 +155,18 @@ impl Reaper {
     }
 
     fn main(&mut self, run: RunId, pipes: Option<crate::handoff::Pipes>, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get(&run) else {
+            return;
+        };
+        let service = Arc::clone(&entry.course.service);
+        let traced = self.is_to_be_traced(&service);
         let Some(entry) = self.runs.get_mut(&run) else {
             return;
         };
         let course = &mut entry.course;
         course.part = Part::Main;
-        let service = Arc::clone(&course.service);
         let what = What::Main(&course.handed);
-        let tracer = match (&mut self.tracer, service.capture.how) {
-            (Some(tracer), Capture::Auto | Capture::Ptrace) => Some(&mut **tracer),
-            (None, _) | (_, Capture::Off) => None,
-        };
+        let tracer = self.tracer.as_deref_mut().filter(|_| traced);
         match spawn::launch_traced(
             &self.inherited,
             &service,

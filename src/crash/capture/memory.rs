@@ -34,6 +34,12 @@ pub fn read_text(path: &str) -> String {
     })
 }
 
+/// `None` for a thread that has none, or is gone.
+pub fn thread_name(pid: Pid, tid: Pid) -> Option<String> {
+    let name = read_text(&format!("/proc/{pid}/task/{tid}/comm"));
+    Some(name.trim_end_matches('\n').to_owned()).filter(|name| !name.is_empty())
+}
+
 impl Memory {
     /// By way of a thread that has not ended: the first one may have. `about` is its `/proc/PID/status`.
     pub fn open(pid: Pid, tid: Pid, about: &str) -> Memory {

@@ -1,0 +1,163 @@
+//! A service that hangs leaves what it did, and every report what the board felt.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use agent::Agent;
+use serde_json::Value;
+use support::{Entry, RedisServer, Scratch, entries, eventually};
+
+fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
+    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
+}
+
+fn c(folder: &Scratch, name: &str, source: &str) -> PathBuf {
+    let file = folder.file(&format!("{name}.c"), source);
+    let program = folder.join(name);
+    let status = Command::new("cc")
+        .args(["-g", "-O0", "-pthread", "-o"])
+        .args([&program, &file])
+        .status()
+        .expect("a C compiler");
+    assert!(status.success());
+    program
+}
+
+fn reported(server: &RedisServer, name: &str) -> Value {
+    eventually(&format!("{name} is reported"), || {
+        !of(server, name, "crash").is_empty()
+    });
+    let entry = &of(server, name, "crash")[0];
+    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
+}
+
+fn says(thread: &Value, function: &str) -> bool {
+    let frames = thread["frames"].as_array();
+    frames
+        .into_iter()
+        .flatten()
+        .any(|frame| frame["function"] == function)
+}
+
+/// Says once that it is ready, and then nothing any more: two threads wait for each other.
+const STUCK: &str = r#"
+#define _GNU_SOURCE
+#include <stddef.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER, two = PTHREAD_MUTEX_INITIALIZER;
+static pthread_barrier_t both;
+static void take(pthread_mutex_t *a, pthread_mutex_t *b) { pthread_mutex_lock(a); pthread_barrier_wait(&both); pthread_mutex_lock(b); }
+static void *second(void *x) { take(&two, &one); return x; }
+int main(void) {
+  struct sockaddr_un to = { AF_UNIX }; const char *path = getenv("NOTIFY_SOCKET");
+  pthread_t t; pthread_barrier_init(&both, 0, 2);
+  pthread_create(&t, 0, second, 0); pthread_setname_np(t, "second");
+  printf("going to hang\n"); fflush(stdout);
+  if (path) {
+    strcpy(to.sun_path, path); if (*path == '@') to.sun_path[0] = 0;
+    int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+    sendto(s, "READY=1", 7, 0, (void *)&to, offsetof(struct sockaddr_un, sun_path) + strlen(path));
+  }
+  take(&one, &two);
+}
+"#;
+
+fn is_a_report_of_the_hang(report: &Value) {
+    assert_eq!(report["kind"], "hang");
+    assert!(report.get("signal").is_none(), "{report:#}");
+    assert_eq!(report["log"][0], "going to hang");
+    let threads = report["threads"].as_array().cloned().unwrap_or_default();
+    assert_eq!(threads.len(), 2, "{report:#}");
+    for thread in &threads {
+        assert!(says(thread, "take"), "{report:#}");
+        assert_eq!(thread["crashed"], false);
+    }
+    assert!(says(&threads[0], "main"));
+    assert_eq!(threads[1]["name"], "second");
+    assert_eq!(report["seen"]["count"], 1);
+}
+
+#[test]
+fn what_misses_its_watchdog_leaves_its_stacks() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("hang");
+    let program = c(&programs, "stuck", STUCK);
+    let text = format!(
+        "\n[service.dog]\nexecutable = {program:?}\ntype = \"notify\"\nwatchdog = \"500ms\"\nrestart = \"never\"\n"
+    );
+    let agent = Agent::start(Some(&server), &text);
+    agent.wait_for("dog", "failed");
+    assert_eq!(agent.service("dog")["exit"], 137);
+    let report = reported(&server, "dog");
+    is_a_report_of_the_hang(&report);
+    assert_eq!(agent.service("dog")["crash_id"], report["crash_id"]);
+    let id = report["crash_id"].as_str().expect("an identifier");
+    let record = agent.folder.join("crashes").join(id);
+    assert!(record.join("core").exists() && record.join("report.txt").exists());
+    // A hang is no crash: `status` tells how it ended.
+    let events: Vec<String> = of(&server, "dog", "status")
+        .iter()
+        .filter_map(|entry| entry.field("event"))
+        .collect();
+    assert!(!events.contains(&"crash".to_owned()), "{events:?}");
+}
+
+#[test]
+fn what_fails_its_check_leaves_its_stacks_before_it_is_stopped() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("hang");
+    let program = c(&programs, "stuck", STUCK);
+    let service = |name: &str, more: &str| {
+        format!(
+            "\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n\
+             [[service.{name}.check]]\nname = \"c\"\nexec = [\"/bin/false\"]\ninterval = \"200ms\"\n\
+             failures = 2\naction = \"restart\"\n"
+        )
+    };
+    let text = [service("sick", ""), service("untraced", "crash = \"off\"")].concat();
+    let agent = Agent::start(Some(&server), &text);
+    agent.wait_for("sick", "failed");
+    agent.wait_for("untraced", "failed");
+    // It still obeys.
+    assert_eq!(agent.service("sick")["exit"], 143);
+    is_a_report_of_the_hang(&reported(&server, "sick"));
+    assert!(of(&server, "untraced", "crash").is_empty());
+}
+
+#[test]
+fn the_boards_sensors_at_that_moment() {
+    let server = RedisServer::start(&[]);
+    let text =
+        "\n[service.rest]\nexecutable = \"/bin/sleep\"\nargs = [\"1000\"]\nrestart = \"never\"\n";
+    let agent = Agent::start(Some(&server), text);
+    agent.wait_for("rest", "ready");
+    eventually("the board is known", || {
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("agent:device:*")
+            .query(&mut server.client(2))
+            .expect("keys");
+        !keys.is_empty()
+    });
+    assert!(agent.ask(&["signal", "SEGV", "rest"]).status.success());
+    let report = reported(&server, "rest");
+    assert_eq!(report["kind"], "crash");
+    let device = &report["device"];
+    assert!(
+        device["memory_total_bytes"].as_u64() > Some(1 << 20),
+        "{device:#}"
+    );
+    assert!(device["boot_id"].is_string(), "{device:#}");
+    // Raised by another process: who sent it is told.
+    assert_eq!(report["signal"]["sender"], agent.pid());
+    assert!(Path::new("/bin/sleep").exists());
+}

@@ -1,0 +1,363 @@
+//! Crashes by way of the kernel's core_pattern: the real handler, called by the real kernel.
+//!
+//! The pattern is the whole machine's: it is set under a lock, for moments, and put back. Where it cannot be set (no
+//! root, a container) the tests say so and pass.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use agent::{AGENT, Agent};
+use serde_json::Value;
+use support::{Entry, RedisServer, Scratch, entries, eventually};
+
+const PATTERN: &str = "/proc/sys/kernel/core_pattern";
+const LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+const LOCK: &str = "/tmp/core_pattern.lock";
+
+/// The machine's pattern is ours until this is dropped.
+struct Pattern {
+    before: (String, String),
+    _lock: File,
+    folder: Scratch,
+}
+
+impl Pattern {
+    /// `None` where it cannot be had. The handler is given the configuration of the agent in `folder`.
+    fn take(folder: &Scratch) -> Option<Pattern> {
+        let lock = File::create(LOCK).ok()?;
+        lock.lock().expect("a lock");
+        let before = fs::read_to_string(PATTERN).and_then(|a| Ok((a, fs::read_to_string(LIMIT)?)));
+        let Ok(before) = before else {
+            eprintln!("SKIPPED: {PATTERN} cannot be read");
+            return None;
+        };
+        // The pattern has room for 127 characters: a short name for a long path.
+        let names = Scratch::new("cp");
+        let program = names.join("agent");
+        std::os::unix::fs::symlink(AGENT, &program).expect("a link");
+        let config = names.join("c");
+        std::os::unix::fs::symlink(folder.join("agent.toml"), &config).expect("a link");
+        let pattern = format!(
+            "|{} core --pid=%P --tid=%I --signal=%s --dumpable=%d --config={}",
+            program.display(),
+            config.display()
+        );
+        assert!(pattern.len() < 127, "{pattern}");
+        let set = fs::write(LIMIT, "16").and_then(|()| fs::write(PATTERN, &pattern));
+        if let Err(error) = set {
+            eprintln!("SKIPPED: {PATTERN} cannot be set ({error})");
+            return None;
+        }
+        Some(Pattern {
+            before,
+            _lock: lock,
+            folder: names,
+        })
+    }
+}
+
+impl Drop for Pattern {
+    fn drop(&mut self) {
+        // One that a killed run of this test left would help nobody.
+        let left = self.before.0.contains("/agent core ") && self.before.0.contains("/tmp/");
+        let pattern = if left { "core" } else { &self.before.0 };
+        fs::write(PATTERN, pattern).expect("it was ours to set");
+        fs::write(LIMIT, &self.before.1).expect("it was ours to set");
+        assert!(self.folder.path().exists());
+    }
+}
+
+fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
+    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
+}
+
+fn service(name: &str, program: &Path, more: &str) -> String {
+    format!("\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n")
+}
+
+fn c(folder: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+    let file = folder.file(&format!("{name}.c"), source);
+    let program = folder.join(name);
+    let status = Command::new("cc")
+        .args(["-g", "-O0", "-fno-inline", "-pthread"])
+        .args(flags)
+        .arg("-o")
+        .args([&program, &file])
+        .status()
+        .expect("a C compiler");
+    assert!(status.success());
+    program
+}
+
+fn reported(server: &RedisServer, name: &str) -> Value {
+    eventually(&format!("the crash of {name} is reported"), || {
+        !of(server, name, "crash").is_empty()
+    });
+    let entry = &of(server, name, "crash")[0];
+    assert!(entry.message().starts_with("Backtrace for "));
+    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
+}
+
+fn functions(report: &Value) -> Vec<String> {
+    let frames = report["threads"][0]["frames"].as_array();
+    frames
+        .into_iter()
+        .flatten()
+        .map(|frame| frame["function"].as_str().unwrap_or("??").to_owned())
+        .collect()
+}
+
+fn assert_top(report: &Value, wanted: &[&str]) {
+    let found = functions(report);
+    assert!(
+        wanted.len() <= found.len() && wanted.iter().zip(&found).all(|(a, b)| a == b),
+        "{wanted:?} at the top of {found:?} of {report:#}"
+    );
+}
+
+fn tracer_of(pid: i64) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("TracerPid:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// Runs it to its end; whether the kernel says that it was dumped.
+fn crash(command: &mut Command) -> bool {
+    let status = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("it starts");
+    status.core_dumped()
+}
+
+const NULL: &str = r#"
+#include <stdio.h>
+static int inner(int *where) { return *where; }
+static int outer(int *where) { return inner(where) + 1; }
+int main(void) { printf("about to crash\n"); fflush(stdout); return outer(0); }
+"#;
+
+/// Threads, a fork that crashes on its own, and a change of user: all at once, untraced.
+const MANY: &str = r#"
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+extern char **environ;
+static pthread_barrier_t all;
+static void *idle(void *x) { pthread_barrier_wait(&all); for (;;) pause(); return x; }
+static int divide(int by) { return 100 / by; }
+static void *worker(void *x) { pthread_setname_np(pthread_self(), "worker-7"); pthread_barrier_wait(&all); return (void *)(long)divide(x != 0); }
+static int fell(volatile int *x) { return *x; }
+int main(int n, char **v) {
+  pthread_t t;
+  if (!strcmp(v[1], "rest")) for (;;) pause();
+  if (!strcmp(v[1], "fork")) { environ = 0; if (!fork()) return fell(0); wait(0); for (;;) pause(); }
+  pthread_barrier_init(&all, 0, 17);
+  for (int i = 0; i < 16; i++) pthread_create(&t, 0, idle, 0);
+  pthread_create(&t, 0, worker, 0);
+  for (;;) pause();
+}
+"#;
+
+#[test]
+fn services_are_handed_over_by_the_kernel() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("kernel");
+    let folder = Scratch::new("ka");
+    let Some(_pattern) = Pattern::take(&folder) else {
+        return;
+    };
+    let null = c(&programs, "null", NULL, &[]);
+    let many = c(&programs, "many", MANY, &[]);
+    let services = [
+        service("null", &null, ""),
+        service("rest", &many, "args = [\"rest\"]"),
+        service("threads", &many, "args = [\"threads\"]"),
+        service("fork", &many, "args = [\"fork\"]"),
+        service("traced", &null, "crash = \"ptrace\""),
+    ]
+    .concat();
+    let text = format!("{}{services}", agent::head(&folder, Some(&server)));
+    let agent = Agent::start_in(folder, &text);
+    // Nobody is traced who need not be.
+    agent.wait_for("rest", "ready");
+    let pid = agent.service("rest")["pid"].as_i64().expect("a pid");
+    assert_eq!(tracer_of(pid).as_deref(), Some("0"));
+
+    let report = reported(&server, "null");
+    assert_top(&report, &["inner", "outer", "main"]);
+    assert_eq!(report["signal"]["name"], "SIGSEGV");
+    assert_eq!(report["signal"]["code"], "SEGV_MAPERR");
+    assert_eq!(report["log"][0], "about to crash");
+    agent.wait_for("null", "failed");
+    assert_eq!(agent.service("null")["exit"], 139);
+    assert_eq!(agent.service("null")["crash_id"], report["crash_id"]);
+    let events: Vec<String> = of(&server, "null", "status")
+        .iter()
+        .filter_map(|entry| entry.field("event"))
+        .collect();
+    let at = |name: &str| events.iter().position(|event| event == name);
+    assert!(
+        at("crash").is_some() && at("crash") < at("exit"),
+        "{events:?}"
+    );
+    let core = agent
+        .folder
+        .join("crashes")
+        .join(report["crash_id"].as_str().expect("an identifier"))
+        .join("core");
+    assert!(fs::metadata(&core).expect("a core file").len() < 1 << 20);
+
+    let report = reported(&server, "threads");
+    assert_eq!(report["signal"]["name"], "SIGFPE");
+    assert_eq!(report["threads"][0]["name"], "worker-7");
+    assert_top(&report, &["divide", "worker"]);
+    assert_eq!(report["threads"].as_array().map(Vec::len), Some(18));
+
+    // A fork that hides whose it is, is known by its parent.
+    let report = reported(&server, "fork");
+    assert_top(&report, &["fell", "main"]);
+    assert_eq!(agent.service("fork")["state"], "ready");
+
+    // Traced as the configuration says, and told once.
+    assert_top(&reported(&server, "traced"), &["inner", "outer", "main"]);
+    agent.wait_for("traced", "failed");
+    for name in ["null", "threads", "fork", "traced"] {
+        assert_eq!(of(&server, name, "crash").len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_service_is_kept_and_told_under_its_name() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("kernel");
+    let folder = Scratch::new("ka");
+    let Some(_pattern) = Pattern::take(&folder) else {
+        return;
+    };
+    let stranger = c(&programs, "stranger", NULL, &[]);
+    let private = c(
+        &programs,
+        "private",
+        &NULL.replace(
+            "int main(void) {",
+            "#include <sys/prctl.h>\nint main(void) { prctl(PR_SET_NAME, \"p\");",
+        ),
+        &[],
+    );
+    let text = format!(
+        "{}{}",
+        agent::head(&folder, Some(&server)),
+        service("other", Path::new("/bin/sleep"), "args = [\"1000\"]")
+    );
+    let agent = Agent::start_in(folder, &text);
+    agent.wait_for("other", "ready");
+    assert!(crash(&mut Command::new(&stranger)));
+    let report = reported(&server, "stranger");
+    assert_top(&report, &["inner", "outer", "main"]);
+    assert_eq!(report["service"], "stranger");
+    assert!(of(&server, "stranger", "status").is_empty());
+    assert!(agent.service("other")["crash_id"].is_null());
+
+    // Replaced while it ran: the inode still tells.
+    let gone = c(
+        &programs,
+        "gone",
+        &NULL.replace(
+            "int main(void) {",
+            "#include <unistd.h>\nint main(int n, char **v) { unlink(v[0]);",
+        ),
+        &[],
+    );
+    assert!(crash(&mut Command::new(&gone)));
+    let report = reported(&server, "gone");
+    assert_top(&report, &["inner", "outer", "main"]);
+    assert_eq!(report["threads"][0]["frames"][0]["line"], 3);
+
+    // Its files are seen by nobody but itself, and its numbers are of its own.
+    let inside = Scratch::new("kn");
+    let mut hidden = Command::new("unshare");
+    hidden
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"])
+        .arg(format!(
+            "mount -t tmpfs none {0} && cp {1} {0}/boxed && {0}/boxed; true",
+            inside.path().display(),
+            private.display()
+        ));
+    crash(&mut hidden);
+    let report = reported(&server, "boxed");
+    assert_top(&report, &["inner", "outer", "main"]);
+
+    // A root of its own.
+    let root = Scratch::new("kr");
+    let jailed = c(&root, "jailed", NULL, &["-static"]);
+    let mut command = Command::new("/jailed");
+    let path = root.path().to_owned();
+    // SAFETY: chroot and chdir are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            std::os::unix::fs::chroot(&path)?;
+            std::env::set_current_dir("/")
+        });
+    }
+    assert!(jailed.exists() && crash(&mut command));
+    assert_top(&reported(&server, "jailed"), &["inner", "outer", "main"]);
+    let listed = agent.ask(&[
+        "crashes",
+        "--config",
+        &agent.folder.join("agent.toml").to_string_lossy(),
+    ]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(
+        listed.contains("-stranger-") && listed.contains("inner at"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn while_no_agent_runs_it_is_kept_for_the_next_one() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("kernel");
+    let folder = Scratch::new("ka");
+    let Some(_pattern) = Pattern::take(&folder) else {
+        return;
+    };
+    let text = format!(
+        "{}{}",
+        agent::head(&folder, Some(&server)),
+        service("orphan", Path::new("/bin/sleep"), "args = [\"1000\"]")
+    );
+    folder.file("agent.toml", &text);
+    let stranger = c(&programs, "stranger", NULL, &[]);
+    assert!(crash(&mut Command::new(&stranger)));
+    // As a service of an agent that was killed.
+    assert!(crash(
+        Command::new(&stranger).env("AGENT_SERVICE", "orphan")
+    ));
+    let kept = || {
+        let records = fs::read_dir(folder.join("crashes")).into_iter().flatten();
+        records
+            .flatten()
+            .filter(|record| record.path().join("left.json").exists())
+            .count()
+    };
+    eventually("both are kept", || kept() == 2);
+    let agent = Agent::start_beside(&folder, &text);
+    for name in ["stranger", "orphan"] {
+        assert_top(&reported(&server, name), &["inner", "outer", "main"]);
+    }
+    eventually("nothing waits", || kept() == 0);
+    let report = reported(&server, "orphan");
+    assert_eq!(agent.service("orphan")["crash_id"], report["crash_id"]);
+    assert_eq!(agent.service("orphan")["state"], "ready");
+}
