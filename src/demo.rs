@@ -29,10 +29,10 @@ use crate::request::Request;
 use crate::supervise::spawn::{self, Inherited, PipeSize};
 
 /// How long it plays where nobody sits at a terminal.
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 9;
 
 /// After so many seconds everything has happened at least once.
-const STANDING: u64 = 8;
+const STANDING: u64 = 7;
 
 const USAGE: &str = "usage: agent demo [--seconds N]   (0: until Ctrl-C)\n";
 

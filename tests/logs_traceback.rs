@@ -250,6 +250,29 @@ fn a_trace_is_sent_when_its_next_line_does_not_come() {
     assert_eq!(push(ms(150) + PAUSE, ""), (sent, None));
 }
 
+#[test]
+fn where_debug_information_is_read_between_lines_more_time_is_given() {
+    let mut assembler = joining();
+    let start = Instant::now();
+    let mut push = |after: Duration, text: &str| {
+        let mut batch = Batch::default();
+        assembler.push(start + after, text.as_bytes(), &mut batch);
+        assembler.tick(start + after, &mut batch);
+        batch.spans.len()
+    };
+    let ms = Duration::from_millis;
+    assert_eq!(
+        push(
+            ms(0),
+            "thread 'main' panicked at a.rs:1:1:\nm\nstack backtrace:\n"
+        ),
+        0
+    );
+    assert_eq!(push(ms(1900), "   0: f\n"), 0);
+    assert_eq!(push(ms(3800), "note: more\n"), 0);
+    assert_eq!(push(ms(3800) + PAUSE, ""), 1);
+}
+
 // A naive model: the whole input at once, the longest trace at each line.
 
 fn trimmed(line: &str) -> &str {

@@ -73,6 +73,12 @@ pub fn configuration(folder: &Path) -> io::Result<String> {
         let program = folder.join(name).display().to_string();
         let mut command: Vec<String> = compiler.iter().map(|&word| word.to_owned()).collect();
         command.extend(["-g", "-o", &program, source].map(str::to_owned));
+        // Paths in the reports are short then.
+        let here = folder.display();
+        command.push(match name == SERVICES[0] {
+            true => format!("-ffile-prefix-map={here}=."),
+            false => format!("--remap-path-prefix={here}=."),
+        });
         let _ = write!(
             text,
             "\n[service.{name}]\nexecutable = {program:?}\nworking_directory = {:?}\npre_start = [{command:?}]\n\

@@ -12,7 +12,8 @@ pub struct Screen {
 
 /// Columns before a line of a report, and how many lines of one are shown.
 const REPORT_INDENT: usize = 11;
-const REPORT_LINES: usize = 40;
+const REPORT_LINES: usize = 60;
+const REPORT_WIDTH: usize = 150;
 
 /// Of the longest key that the demonstration shows.
 const KEY_WIDTH: usize = 40;
@@ -56,8 +57,9 @@ impl Screen {
             self.seconds(),
             "report"
         );
-        for line in crashed_part(text) {
+        for line in without_libraries(crashed_part(text)) {
             let style = if line.starts_with('#') { bold } else { dim };
+            let line: String = line.chars().take(REPORT_WIDTH).collect();
             account += &format!("\n{:REPORT_INDENT$}{style}{line}{reset}", "");
         }
         self.print(&account);
@@ -112,6 +114,26 @@ fn crashed_part(text: &str) -> Vec<&str> {
         }
     }
     lines
+}
+
+/// Frames of the C library and of Rust's own, with their variables, as a count.
+fn without_libraries(lines: Vec<&str>) -> Vec<String> {
+    let places = [" at /rustc/", " at nptl/", " at stdlib/", " at sysdeps/"];
+    let is_library = |line: &str| places.iter().any(|place| line.contains(place));
+    let mut shown: Vec<String> = Vec::new();
+    let mut left_out = 0;
+    for line in lines {
+        if line.starts_with('#') && is_library(line) {
+            left_out += 1;
+        } else if line.starts_with('#') || left_out == 0 {
+            if left_out > 0 {
+                shown.push(format!("    … {left_out} frames of the libraries"));
+                left_out = 0;
+            }
+            shown.push(line.to_owned());
+        }
+    }
+    shown
 }
 
 /// `#3  0x… in main () at …`, also `mapper::main`.

@@ -82,7 +82,9 @@ pub enum Rust {
     Message,
     /// Lines in doubt came.
     Later,
-    /// A note or the backtrace came.
+    /// Frames follow; each is looked up in the debug information first.
+    Backtrace,
+    /// A note came.
     Notes,
 }
 
@@ -185,6 +187,17 @@ impl Shape {
             memmem::find(within, UBSAN).map(|_| Shape::Sanitizer(Sanitizer::Remark))
         };
         by_its_ends(line).or_else(remark)
+    }
+
+    /// Whether the runtime takes its time for the next line: it reads debug information first.
+    pub fn is_slow(&self) -> bool {
+        match self {
+            Shape::Rust(at) => *at == Rust::Backtrace,
+            Shape::Sanitizer(Sanitizer::Rule | Sanitizer::Body) => true,
+            Shape::Sanitizer(Sanitizer::Summary | Sanitizer::Remark) => false,
+            Shape::Python(_) | Shape::Java(_) | Shape::Go(_) => false,
+            Shape::Terminate | Shape::Glibc => false,
+        }
     }
 
     /// Whether the line's names may have double braces.
@@ -391,19 +404,19 @@ fn is_go_end(line: &[u8]) -> bool {
 
 impl Rust {
     fn next(&mut self, line: &[u8]) -> Verdict {
-        let notes: [&[u8]; 5] = [
+        let notes: [&[u8]; 4] = [
             b"note: ",
-            b"stack backtrace:",
             b"fatal runtime error: ",
             b"thread caused non-unwinding panic",
             b"thread panicked while processing panic",
         ];
         let (next, verdict) = match self {
             Rust::Header => (Rust::Message, Part),
+            _ if line == b"stack backtrace:" => (Rust::Backtrace, Part),
             _ if notes.iter().any(|note| line.starts_with(note)) => (Rust::Notes, Part),
-            Rust::Message | Rust::Notes if is_indented(line) => (*self, Part),
+            Rust::Message | Rust::Backtrace | Rust::Notes if is_indented(line) => (*self, Part),
             Rust::Message | Rust::Later => (Rust::Later, Maybe),
-            Rust::Notes => (Rust::Notes, Foreign),
+            Rust::Backtrace | Rust::Notes => (*self, Foreign),
         };
         *self = next;
         verdict

@@ -19,6 +19,9 @@ use super::shapes::{Shape, Verdict};
 /// A runtime prints its trace in one go: what has not come after this long does not belong.
 pub const PAUSE: Duration = Duration::from_millis(200);
 
+/// The same where the runtime looks up each line in debug information, of hundreds of megabytes perhaps.
+pub const SLOW_PAUSE: Duration = Duration::from_secs(2);
+
 /// Lines in doubt that are held at most: messages of more lines than this are rare.
 const MOST_IN_DOUBT: usize = 32;
 
@@ -113,7 +116,7 @@ impl Tracebacks {
         let verdict = open.shape.next(line);
         let fits = open.gone + open.bytes.len() + line.len() < self.max;
         match verdict {
-            Verdict::Part if fits => open.until = now + PAUSE,
+            Verdict::Part if fits => open.until = now + pause(&open.shape),
             Verdict::Maybe if fits && open.doubtful < MOST_IN_DOUBT => open.doubtful += 1,
             Verdict::Part | Verdict::Maybe | Verdict::Foreign => {
                 self.release(out);
@@ -149,7 +152,7 @@ impl Tracebacks {
             last: 0,
             doubtful: 0,
             gone: 0,
-            until: now + PAUSE,
+            until: now + pause(&shape),
         });
         Held::Yes
     }
@@ -192,6 +195,13 @@ impl Tracebacks {
         open.gone += open.last;
         open.certain -= open.last;
         open.last = 0;
+    }
+}
+
+fn pause(shape: &Shape) -> Duration {
+    match shape.is_slow() {
+        true => SLOW_PAUSE,
+        false => PAUSE,
     }
 }
 
