@@ -23,9 +23,6 @@ pub enum Event {
     SpawnFailed { run: RunId, failure: SpawnFailure },
     /// The kernel's OOM killer has ended the run's main process; `Exited` comes next.
     OutOfMemory { run: RunId },
-    /// A command that was ordered by `id` has ended; `None` where it was not started or
-    /// took too long.
-    CommandEnded { id: u64, exit: Option<Exit> },
     /// The run's main process ended and was reaped.
     Exited { run: RunId, exit: Exit },
     /// A process of the run is dying of a signal, and has been copied.
@@ -97,10 +94,25 @@ pub struct SpawnFailure {
     pub errno: i32,
 }
 
+/// How the stages begin that only a service to be debugged has.
+pub const DEBUG_SESSION: &str = "setting up the debug session: ";
+
 impl SpawnFailure {
+    /// A sentence for the `error` stream, in the words that its readers know.
+    pub fn sentence(&self) -> String {
+        let text = self.to_string();
+        match text.strip_prefix(DEBUG_SESSION) {
+            Some(what) => format!("Failed to setup debug session: {what}"),
+            None => format!("Error starting command: {text}"),
+        }
+    }
+
     /// The end of a run that never had a process: 127 where the program was not found,
-    /// 126 where anything else kept it from starting.
+    /// 126 where anything else kept it from starting, 1 where it was its debugger.
     pub fn exit(&self) -> Exit {
+        if self.stage.starts_with(DEBUG_SESSION) {
+            return Exit::NotDebugged;
+        }
         const ENOENT: i32 = 2;
         let missing = self.errno == ENOENT
             && (self.stage.starts_with("executing ") || self.stage.ends_with(" on PATH"));
@@ -186,5 +198,9 @@ mod tests {
         assert_eq!(code("finding x on PATH", 2), 127);
         assert_eq!(code("executing /bin/x", 13), 126);
         assert_eq!(code("changing to directory /srv", 2), 126);
+        assert_eq!(
+            code(&format!("{DEBUG_SESSION}finding gdbserver on PATH"), 2),
+            1
+        );
     }
 }

@@ -267,6 +267,8 @@ pub struct Snapshot {
     pub site: String,
     pub core: CoreFile,
     pub leads: Leads,
+    /// How long it stood still for this; zero where another held it.
+    pub held: Duration,
     /// What could not be captured.
     pub trouble: Option<String>,
 }
@@ -354,6 +356,9 @@ pub trait Tracer: Send {
 
     /// The stacks of a process that goes on. The error is a sentence.
     fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String>;
+
+    /// Attaches to every thread of a process that runs. The error is a sentence.
+    fn adopt(&mut self, pid: Pid, forks: bool) -> Result<(), String>;
 
     /// Whether the kernel hands this agent what dies, so that nothing need be traced for it.
     fn is_spared(&mut self) -> bool;

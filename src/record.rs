@@ -276,7 +276,7 @@ pub fn end_run_marker(stamp: &str, code: i32) -> Bytes {
 /// its readers know (`Error waiting for command to finish: exit status 3`).
 pub fn bad_end(exit: Exit) -> Option<String> {
     let how = match exit {
-        Exit::Code(0) | Exit::NotStarted { .. } => return None,
+        Exit::Code(0) | Exit::NotStarted { .. } | Exit::NotDebugged => return None,
         Exit::Code(code) => format!("exit status {code}"),
         Exit::Signal(signal) => match signal_words(signal) {
             Some(words) => format!("signal: {words}"),
@@ -347,6 +347,8 @@ pub enum StatusEvent {
     Ready,
     Exit {
         exit: Exit,
+        /// The kernel ended it for want of memory.
+        out_of_memory: bool,
     },
     Crash {
         signal: Signal,
@@ -386,11 +388,17 @@ impl StatusEvent {
                 vec![event("start"), ("pid", text(pid.to_string()))],
             ),
             StatusEvent::Ready => ("Ready.".to_owned(), vec![event("ready")]),
-            StatusEvent::Exit { exit } => {
+            StatusEvent::Exit {
+                exit,
+                out_of_memory,
+            } => {
                 let code = exit.code();
                 let mut fields = vec![event("exit"), ("code", text(code.to_string()))];
                 if let Some(signal) = exit.signal() {
                     fields.push(("signal", text(signal.to_string())));
+                }
+                if *out_of_memory {
+                    fields.push(("reason", text("out of memory".to_owned())));
                 }
                 (format!("Executable exited with code {code}."), fields)
             }
@@ -517,7 +525,14 @@ mod tests {
     fn an_exit_says_its_code_twice_and_its_signal() {
         let streams = Streams::new("x", Trim { max_len: 0 });
         let exit = Exit::Signal(Signal(11));
-        let entry = Entry::status(&streams, 5, &StatusEvent::Exit { exit });
+        let entry = Entry::status(
+            &streams,
+            5,
+            &StatusEvent::Exit {
+                exit,
+                out_of_memory: false,
+            },
+        );
         assert_eq!(&entry.message[..], b"Executable exited with code 139.");
         let fields: Vec<_> = entry.fields.iter().map(|(k, v)| (*k, &v[..])).collect();
         assert_eq!(

@@ -105,6 +105,8 @@ pub enum Exit {
     Signal(Signal),
     /// It never came to be: a stage before or at `exec` failed.
     NotStarted { found: bool },
+    /// Nor did it: its debugger could not be had.
+    NotDebugged,
 }
 
 impl Exit {
@@ -116,6 +118,7 @@ impl Exit {
             Exit::Signal(signal) => 128 + signal.0,
             Exit::NotStarted { found: false } => 127,
             Exit::NotStarted { found: true } => 126,
+            Exit::NotDebugged => 1,
         }
     }
 
@@ -126,7 +129,7 @@ impl Exit {
     pub fn signal(self) -> Option<Signal> {
         match self {
             Exit::Signal(signal) => Some(signal),
-            Exit::Code(_) | Exit::NotStarted { .. } => None,
+            Exit::Code(_) | Exit::NotStarted { .. } | Exit::NotDebugged => None,
         }
     }
 }

@@ -147,6 +147,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         capture: Default::default(),
         keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),
+        debug: None,
         checks: Arc::new([]),
     }
 }

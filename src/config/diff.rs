@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::lifecycle::Lifecycle;
-use super::{Agent, Config, Health, Process, Redis, Service, Spool};
+use super::{Agent, Config, Health, Process, Redis, Resources, Service, Spool};
 use crate::service::ServiceName;
 
 /// What a changed field asks for.
@@ -130,6 +130,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         keep,
         pools,
         checks,
+        debug,
     } = old;
     let delays = *backoff == new.backoff && *reset_after == new.reset_after;
     let mut changed = different(&[
@@ -153,6 +154,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*keep == new.keep, "stream", Restart),
         (*pools == new.pools, "health", Live),
         (*checks == new.checks, "check", Live),
+        (*debug == new.debug, "debug", Restart),
     ]);
     changed.extend(around(lifecycle, &new.lifecycle));
     changed.extend(started_with(process, &new.process));
@@ -191,10 +193,12 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         nice,
         cpu_affinity,
         scheduling,
+        io_priority,
         oom_score_adj,
         no_new_privileges,
         capabilities,
         pty,
+        resources,
     } = old;
     let no_new = *no_new_privileges == new.no_new_privileges;
     different(&[
@@ -222,6 +226,7 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         (*nice == new.nice, "nice", Restart),
         (*cpu_affinity == new.cpu_affinity, "cpu_affinity", Restart),
         (*scheduling == new.scheduling, "scheduling", Restart),
+        (*io_priority == new.io_priority, "io_priority", Restart),
         (
             *oom_score_adj == new.oom_score_adj,
             "oom_score_adj",
@@ -230,6 +235,27 @@ fn started_with(old: &Process, new: &Process) -> Vec<Field> {
         (no_new, "no_new_privileges", Restart),
         (*capabilities == new.capabilities, "capabilities", Restart),
         (*pty == new.pty, "pty", Restart),
+    ])
+    .into_iter()
+    .chain(taken(resources, &new.resources))
+    .collect()
+}
+
+fn taken(old: &Resources, new: &Resources) -> Vec<Field> {
+    use Effect::Restart;
+    let Resources {
+        memory_max,
+        memory_high,
+        cpu_max,
+        cpu_weight,
+        pids_max,
+    } = old;
+    different(&[
+        (*memory_max == new.memory_max, "memory_max", Restart),
+        (*memory_high == new.memory_high, "memory_high", Restart),
+        (*cpu_max == new.cpu_max, "cpu_max", Restart),
+        (*cpu_weight == new.cpu_weight, "cpu_weight", Restart),
+        (*pids_max == new.pids_max, "pids_max", Restart),
     ])
 }
 

@@ -68,7 +68,7 @@ impl<'t> Fields<'t> {
             match key.stage {
                 Stage::Later(off) if !off.is(&entry.node.value) => not_yet(cx, entry, key, path),
                 Stage::Later(_) => {}
-                Stage::Built | Stage::Idle => {
+                Stage::Built => {
                     if kind(cx, key.shape, &entry.node, &entry.key) {
                         let setting = setting(path, key.name);
                         cx.layout.set(setting, entry.node.place);

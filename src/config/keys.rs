@@ -43,8 +43,6 @@ pub enum Stage {
     Built,
     /// Promised; refused unless the value asks for nothing.
     Later(Off),
-    /// Says something only beside a `Later` key that is on: accepted and unused.
-    Idle,
 }
 
 /// The value of a `Later` key that asks for nothing, so that a file which spells out its
@@ -74,14 +72,6 @@ const fn off_by(name: &'static str, shape: Shape, off: Off) -> Key {
         name,
         shape,
         stage: Stage::Later(off),
-    }
-}
-
-const fn idle(name: &'static str, shape: Shape) -> Key {
-    Key {
-        name,
-        shape,
-        stage: Stage::Idle,
     }
 }
 
@@ -173,9 +163,9 @@ pub const APP: &[Key] = &[
 ];
 
 const DEBUG: &[Key] = &[
-    later("enabled", Flag),
-    idle("host", Text),
-    idle("port", Integer),
+    key("enabled", Flag),
+    key("host", Text),
+    key("port", Integer),
 ];
 
 pub const SERVICE: &[Key] = &[
@@ -194,7 +184,13 @@ pub const SERVICE: &[Key] = &[
     key("nice", Integer),
     key("cpu_affinity", Text),
     key("scheduling", Text),
+    key("io_priority", Text),
     key("oom_score_adj", Integer),
+    key("memory_max", Size),
+    key("memory_high", Size),
+    key("cpu_max", Text),
+    key("cpu_weight", Integer),
+    key("pids_max", Integer),
     key("no_new_privileges", Flag),
     key("capabilities", Texts),
     key("type", Text),

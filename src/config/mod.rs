@@ -275,6 +275,15 @@ pub struct Service {
     pub keep: Keep,
     pub pools: Arc<[PoolSettings]>,
     pub checks: Arc<[CheckSettings]>,
+    /// Started for step debugging.
+    pub debug: Option<Debug>,
+}
+
+/// Where a debugger finds a service that is stopped at its first instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debug {
+    pub host: String,
+    pub port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,12 +338,36 @@ pub struct Process {
     /// CPU numbers.
     pub cpu_affinity: Option<Vec<usize>>,
     pub scheduling: Option<Scheduling>,
+    pub io_priority: Option<IoPriority>,
     pub oom_score_adj: Option<i32>,
     pub no_new_privileges: bool,
     /// Capability numbers of capabilities(7); when given, all others are dropped.
     pub capabilities: Option<Vec<u32>>,
     /// Stdout through a pseudo-terminal.
     pub pty: bool,
+    pub resources: Resources,
+}
+
+/// What the service's control group may take as a whole; `None` is unlimited, or the kernel's
+/// default. Needs delegated controllers (cgroups(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes; beyond it the kernel's OOM killer ends a process of the group.
+    pub memory_max: Option<u64>,
+    /// Bytes; beyond it the group is slowed down and its memory reclaimed.
+    pub memory_high: Option<u64>,
+    /// Percent of one CPU.
+    pub cpu_max: Option<u32>,
+    /// Share where CPUs are short: 1 to 10000, others have 100.
+    pub cpu_weight: Option<u32>,
+    /// Processes and threads.
+    pub pids_max: Option<u64>,
+}
+
+impl Resources {
+    pub fn is_unlimited(&self) -> bool {
+        *self == Resources::default()
+    }
 }
 
 /// A user or a group, by name or by number.
@@ -371,4 +404,12 @@ pub enum Scheduling {
     Fifo(u32),
     /// Priority 1 to 99.
     RoundRobin(u32),
+}
+
+/// ioprio_set(2); levels 0 (first served) to 7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoPriority {
+    RealTime(u8),
+    BestEffort(u8),
+    Idle,
 }

@@ -8,7 +8,7 @@ use super::file::{Entry, Node, Value};
 use super::found::Check;
 use super::keys::Shape;
 use super::kind::kind;
-use super::{Identity, Limit, Process, kernel, units};
+use super::{Identity, Limit, Process, Resources, kernel, units};
 
 /// What the process starts with.
 pub fn read(cx: &mut Check, fields: &Fields<'_>) -> Process {
@@ -34,11 +34,42 @@ pub fn read(cx: &mut Check, fields: &Fields<'_>) -> Process {
         nice: fields.number(cx, "nice", -20..=19),
         cpu_affinity: fields.parsed(cx, "cpu_affinity", units::cpu_list),
         scheduling: fields.parsed(cx, "scheduling", units::scheduling),
+        io_priority: fields.parsed(cx, "io_priority", units::io_priority),
         oom_score_adj: fields.number(cx, "oom_score_adj", -1000..=1000),
         no_new_privileges: fields.flag("no_new_privileges").unwrap_or(false),
         capabilities,
         pty: fields.flag("pty").unwrap_or(false),
+        resources: resources(cx, fields),
     }
+}
+
+/// Less than this and no program can be started at all.
+const LEAST_MEMORY: u64 = 64 << 10;
+/// Percent of one CPU: more than any machine has.
+const MOST_CPU: u32 = 100_000;
+
+fn resources(cx: &mut Check, fields: &Fields<'_>) -> Resources {
+    let out = Resources {
+        memory_max: fields.size(cx, "memory_max", LEAST_MEMORY..=u64::MAX >> 1),
+        memory_high: fields.size(cx, "memory_high", LEAST_MEMORY..=u64::MAX >> 1),
+        cpu_max: fields.parsed(cx, "cpu_max", |text| units::percent(text, MOST_CPU)),
+        cpu_weight: fields.number(cx, "cpu_weight", 1..=10_000),
+        pids_max: fields.number(cx, "pids_max", 1..=1 << 22),
+    };
+    if let (Some(high), Some(max), Some(place)) = (
+        out.memory_high,
+        out.memory_max,
+        fields.key_place("memory_high"),
+    ) && high > max
+    {
+        let message = "`memory_high` is more than `memory_max`";
+        cx.error(
+            place,
+            message,
+            "the group is slowed down at `memory_high`, before `memory_max` ends it",
+        );
+    }
+    out
 }
 
 fn one(cx: &mut Check, fields: &Fields<'_>, key: &str) -> Option<Identity> {

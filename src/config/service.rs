@@ -22,7 +22,7 @@ use super::kind::show;
 use super::lifecycle::{self, Lifecycle};
 use super::process;
 use super::units::Wrong;
-use super::{Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
+use super::{Debug, Form, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop, Tracing};
 use crate::nearest::nearest;
 
 /// `after` or `requires`: this service names that one, here.
@@ -77,6 +77,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         keep: Keep::default(),
         pools: Arc::from([]),
         checks: Arc::from([]),
+        debug: None,
     }
 }
 
@@ -136,9 +137,35 @@ pub fn read(
     out.keep.exact = stream.flag("exact").unwrap_or(false);
     out.pools = pools(cx, fields, out.name.as_str()).into();
     out.checks = checks::read(cx, fields, out.name.as_str()).into();
-    // Opened for its diagnostics: not built yet.
-    fields.inner(cx, "debug");
+    out.debug = debug(cx, fields);
     out
+}
+
+/// Wanted where it is enabled. An empty host and port 0 are as absent: files of old hold them.
+pub fn debug(cx: &mut Check, fields: &Fields<'_>) -> Option<Debug> {
+    let fields = fields.inner(cx, "debug");
+    let host = fields
+        .parsed(cx, "host", debug_host)
+        .filter(|host| !host.is_empty());
+    let port = fields
+        .number(cx, "port", 0..=u16::MAX)
+        .filter(|port| *port != 0);
+    let debug = Debug {
+        host: host.unwrap_or_else(|| "127.0.0.1".to_owned()),
+        port: port.unwrap_or(2345),
+    };
+    fields.flag("enabled").unwrap_or(false).then_some(debug)
+}
+
+/// As gdbserver takes it before its colon.
+fn debug_host(text: &str) -> Result<String, Wrong> {
+    match text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        None => Ok(text.to_owned()),
+        Some(c) => Err(Wrong {
+            message: format!("a host may not contain {c:?}"),
+            remedy: "write an address of this machine, such as \"127.0.0.1\"".to_owned(),
+        }),
+    }
 }
 
 fn executable(cx: &mut Check, fields: &Fields<'_>, place: Place) -> Option<String> {

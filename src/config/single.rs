@@ -22,7 +22,7 @@ pub fn short(cx: &mut Check, root: &Table, environment: &Environment) -> Option<
     }
     let fields = Fields::open(cx, root, keys::SHORT, "");
     let mut config = shared(cx, &fields, environment);
-    fields.inner(cx, "debug");
+    let debug = service::debug(cx, &fields);
     let Some(app) = fields.key_place("app") else {
         let name = cx.layout.sources.path(0).to_owned();
         let missing = Diagnostic::whole(name, "there is no `app`, so there is nothing to run");
@@ -38,6 +38,7 @@ pub fn short(cx: &mut Check, root: &Table, environment: &Environment) -> Option<
     let mut service = service::read(cx, name, &fields, app, max_len, &mut Vec::new());
     service.stream_name = stream.to_owned();
     service.capture = config.crash.tracing;
+    service.debug = debug;
     run_once(&mut service);
     // What is found out about it later is asked for by the name of a service.
     for key in ["executable", "args", "user", "stream_name"] {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Identity, Scheduling};
+use super::{Identity, IoPriority, Scheduling};
 use crate::nearest::nearest;
 
 /// What is wrong with a value, and what to write instead.
@@ -190,6 +190,48 @@ pub fn scheduling(text: &str) -> Result<Scheduling, Wrong> {
             format!("`{policy}` has no priority"),
             format!("write \"{policy}\", or \"fifo:10\" for real time"),
         ),
+    }
+}
+
+/// `realtime:0`, `best-effort:4`, `idle`; a level left out is 4, the kernel's default.
+pub fn io_priority(text: &str) -> Result<IoPriority, Wrong> {
+    let (class, level) = match text.split_once(':') {
+        Some((class, level)) => (class.trim(), Some(level.trim())),
+        None => (text.trim(), None),
+    };
+    let level_of = || match level.map(str::parse::<u8>) {
+        None => Ok(4),
+        Some(Ok(level @ 0..=7)) => Ok(level),
+        Some(Ok(_) | Err(_)) => wrong(
+            format!("`{text}` needs a level from 0 to 7"),
+            format!("such as \"{class}:4\"; 0 is served first"),
+        ),
+    };
+    match (class, level) {
+        ("realtime" | "rt", _) => level_of().map(IoPriority::RealTime),
+        ("best-effort" | "be", _) => level_of().map(IoPriority::BestEffort),
+        ("idle", None) => Ok(IoPriority::Idle),
+        ("idle", Some(_)) => wrong("`idle` has no level".to_owned(), "write \"idle\""),
+        (_, _) => wrong(
+            format!("`{class}` is not a class of io priority"),
+            match nearest(class, ["realtime", "best-effort", "idle"]) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "write \"best-effort:4\", \"idle\" or \"realtime:0\"".to_owned(),
+            },
+        ),
+    }
+}
+
+/// `50%` → 50.
+pub fn percent(text: &str, most: u32) -> Result<u32, Wrong> {
+    let remedy = "write percent of one CPU: \"50%\" is half of one, \"200%\" two";
+    let Some(digits) = text.trim().strip_suffix('%') else {
+        return wrong(format!("`{text}` is not a percentage"), remedy);
+    };
+    match digits.trim().parse::<u32>() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        Ok(_) => wrong(format!("`{text}` is out of range (1% to {most}%)"), remedy),
+        Err(_) => wrong(format!("`{text}` is not a percentage"), remedy),
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) mod proc;
 mod ptrace;
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::crash::core_write::Thread;
 use crate::crash::kernel::Ownership;
@@ -40,11 +41,7 @@ pub struct Ptrace {
 
 impl Tracer for Ptrace {
     fn seize(&mut self, pid: Pid, forks: bool) -> Result<(), i32> {
-        let mut options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
-        if forks {
-            options |= ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK;
-        }
-        ptrace::seize(pid, options)?;
+        ptrace::seize(pid, options(forks))?;
         self.traced.insert(pid);
         Ok(())
     }
@@ -76,8 +73,9 @@ impl Tracer for Ptrace {
     fn snapshot(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<Box<Snapshot>, String> {
         let ours = self.traced.contains(&pid);
         if !ours {
-            seize_threads(pid)?;
+            seize_threads(pid, ptrace::O_TRACECLONE)?;
         }
+        let since = Instant::now();
         let halted = halt::halt(pid, None, ended);
         if halted.threads.is_empty() {
             self.release(halted, ours);
@@ -86,7 +84,17 @@ impl Tracer for Ptrace {
         let about = memory::read_text(&format!("/proc/{pid}/status"));
         let (copy, leads) = (halted_copy(pid, pid, None, &about, &halted), leads(pid));
         self.release(halted, ours);
-        Ok(Box::new(copy.finish(None, leads)))
+        let held = since.elapsed();
+        Ok(Box::new(Snapshot {
+            held,
+            ..copy.finish(None, leads)
+        }))
+    }
+
+    fn adopt(&mut self, pid: Pid, forks: bool) -> Result<(), String> {
+        seize_threads(pid, options(forks))?;
+        self.traced.insert(pid);
+        Ok(())
     }
 
     fn detach(&mut self, pid: Pid, ended: &mut Vec<(Pid, i32)>) -> Result<(), String> {
@@ -129,8 +137,17 @@ impl Ptrace {
     }
 }
 
+/// With `forks`, also what it will fork.
+fn options(forks: bool) -> libc::c_long {
+    let options = ptrace::O_TRACECLONE | ptrace::O_TRACEEXEC | ptrace::O_EXITKILL;
+    match forks {
+        true => options | ptrace::O_TRACEFORK | ptrace::O_TRACEVFORK,
+        false => options,
+    }
+}
+
 /// Every thread, also those that are started meanwhile.
-fn seize_threads(pid: Pid) -> Result<(), String> {
+fn seize_threads(pid: Pid, options: libc::c_long) -> Result<(), String> {
     let mut seized = HashSet::new();
     loop {
         let mut found = false;
@@ -138,7 +155,7 @@ fn seize_threads(pid: Pid) -> Result<(), String> {
             if seized.contains(&tid) {
                 continue;
             }
-            match ptrace::seize(tid, ptrace::O_TRACECLONE) {
+            match ptrace::seize(tid, options) {
                 Ok(()) => {
                     seized.insert(tid);
                     found = true;
@@ -183,21 +200,22 @@ fn is_deadly(signal: i32) -> bool {
 
 /// Copies a process that is about to die of `signal`, and lets it.
 fn last_moment(tid: Pid, signal: i32, about: &str, ended: &mut Vec<(Pid, i32)>) -> Snapshot {
+    let since = Instant::now();
     let pid = proc::number(about, "Tgid").map_or(tid, |pid| pid as Pid);
     let siginfo = ptrace::siginfo(tid);
     let halted = halt::halt(pid, Some((tid, Resume::Go(signal))), ended);
     let mut copy = halted_copy(pid, tid, Some(signal), about, &halted);
     let leads = leads(pid);
     halted.let_go(Some(tid));
+    let held = since.elapsed();
     copy.siginfo = siginfo.unwrap_or_default();
-    copy.finish(Some(Signal(signal)), leads)
+    Snapshot {
+        held,
+        ..copy.finish(Some(Signal(signal)), leads)
+    }
 }
 
 fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &Halted) -> Copy {
-    let mut trouble = Vec::new();
-    if !halted.moving.is_empty() {
-        trouble.push(format!("{} threads did not stop", halted.moving.len()));
-    }
     let mut tids: Vec<Pid> = halted.threads.keys().copied().collect();
     tids.sort_by_key(|tid| (*tid != first, *tid != pid, *tid));
     let threads = tids
@@ -210,11 +228,12 @@ fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &
             })
         })
         .collect();
-    let memory = Memory::open(pid, first, about);
-    Copy {
-        trouble,
-        ..copy(pid, about, threads, memory)
+    let mut copy = copy(pid, about, threads, Memory::open(pid, first, about));
+    if !halted.moving.is_empty() {
+        let moving = format!("{} threads did not stop", halted.moving.len());
+        copy.trouble.push(moving);
     }
+    copy
 }
 
 /// `None` for a thread that was killed meanwhile.

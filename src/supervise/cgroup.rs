@@ -5,6 +5,7 @@
 //! `tree` finds what a service left. A group bears the mark of the agent that made it: what a
 //! killed agent left is ended before anything is started, and nobody else's group is touched.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,8 +15,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use tracing::{info, warn};
 
+use super::quota::{self, Part, Quotas};
 use super::tree;
-use crate::service::{Pid, ServiceName};
+use crate::config::Service;
+use crate::service::Pid;
 
 /// The extended attribute by which a group is known to be an agent's (kernel 5.7).
 const MARK: &str = "user.agent";
@@ -26,14 +29,29 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Our own group, as far as groups can be made in it.
 pub struct Cgroups {
     own: Option<PathBuf>,
-    mark: String,
+    quotas: Quotas,
+    marked: Marked,
     pid: Pid,
-    /// Kills for want of memory that are known.
+    /// Kills for want of memory that are known, anywhere below us.
     oom_kills: u64,
+    /// What limits have no effect here: each is told once.
+    told: HashSet<String>,
 }
 
-/// One service's group, for one run.
+/// The mark by which groups are known to be ours.
+pub struct Marked(String);
+
+/// One service's groups, for one run.
 pub struct Place {
+    /// Where it can be ended as a whole.
+    whole: Option<Whole>,
+    /// Groups of single controllers.
+    parts: Vec<Part>,
+    /// Kills for want of memory before this run; `None` where they are not counted for it.
+    oom_kills: Option<u64>,
+}
+
+struct Whole {
     path: PathBuf,
     /// Writing `0` moves who writes.
     procs: File,
@@ -43,20 +61,24 @@ impl Cgroups {
     /// Finds our own group, and ends what agents that are no more left in it.
     pub fn find(pid: Pid) -> Cgroups {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let own = own_group(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mountinfo"));
+        let own = own_group(&groups, &mounts);
         let mut cgroups = Cgroups {
+            quotas: Quotas::find(own.as_deref(), &groups, &mounts),
             own,
-            mark: mark_of(pid).unwrap_or_default(),
+            marked: Marked(mark_of(pid).unwrap_or_default()),
             pid,
             oom_kills: 0,
+            told: HashSet::new(),
         };
         cgroups.end_leftovers();
-        cgroups.oom_killed();
+        cgroups.oom_killed(None);
         cgroups
     }
 
     fn end_leftovers(&self) {
-        let entries = self.own.iter().filter_map(|own| fs::read_dir(own).ok());
+        let trees = self.own.as_deref().into_iter().chain(self.quotas.trees());
+        let entries = trees.filter_map(|tree| fs::read_dir(tree).ok());
         for entry in entries.flatten().flatten() {
             let path = entry.path();
             let Some(mark) = mark_at(&path).filter(|mark| is_orphan(mark)) else {
@@ -81,58 +103,100 @@ impl Cgroups {
         }
     }
 
-    /// The service's own group, made where there is none; `None` where it cannot be.
-    pub fn place(&self, service: &ServiceName) -> Option<Place> {
-        let own = self.own.as_ref()?;
-        // Where another agent has a service of that name.
-        let names = [service.to_string(), format!("{service}@{}", self.pid)];
+    /// The service's own groups, made where there are none; `None` where there can be none.
+    pub fn place(&mut self, service: &Service) -> Option<Place> {
+        let name = &service.name;
+        // The second where another agent has a service of that name.
+        let names = [name.to_string(), format!("{name}@{}", self.pid)];
+        let own = self.own.as_deref();
+        let path = own.and_then(|own| self.marked.folder(own, &names));
+        let whole = path.and_then(|path| {
+            let procs = File::options().write(true).open(path.join("cgroup.procs"));
+            let procs = procs.ok()?;
+            Some(Whole { path, procs })
+        });
+        let group = whole.as_ref().map(|whole| whole.path.as_path());
+        let resources = &service.process.resources;
+        let (parts, lacking) = self.quotas.set(resources, group, &self.marked, &names);
+        for sentence in lacking {
+            if self.told.insert(format!("{name} {sentence}")) {
+                warn!(service = %name, "{sentence}");
+            }
+        }
+        let mut place = Place {
+            whole,
+            parts,
+            oom_kills: None,
+        };
+        place.oom_kills = place.count_oom_kills();
+        (place.whole.is_some() || !place.parts.is_empty()).then_some(place)
+    }
+
+    /// Whether the kernel's OOM killer has ended anything of the run, as far as that can be told: where its group has
+    /// no memory controller, anything below us, or on this machine, since this was last asked.
+    pub fn oom_killed(&mut self, place: Option<&Place>) -> bool {
+        let own = self.own.as_deref().and_then(quota::oom_kills);
+        let count = own.or_else(quota::oom_kills_anywhere).unwrap_or(0);
+        let before = std::mem::replace(&mut self.oom_kills, count);
+        let of_run = place.and_then(|place| Some((place.oom_kills?, place.count_oom_kills()?)));
+        match of_run {
+            Some((before, now)) => now > before,
+            None => count > before,
+        }
+    }
+}
+
+impl Marked {
+    /// A folder of the first of these names that is ours or can be made.
+    pub fn folder(&self, tree: &Path, names: &[String]) -> Option<PathBuf> {
         names.iter().find_map(|name| {
-            let path = own.join(name);
+            let path = tree.join(name);
             match fs::create_dir(&path) {
                 Ok(()) => {
-                    let mark = self.mark.as_bytes();
+                    let mark = self.0.as_bytes();
                     if setxattr(&path, MARK, mark, XattrFlags::empty()).is_err() {
                         // A group that nobody could tell from a stranger's.
                         let _ = fs::remove_dir(&path);
                         return None;
                     }
+                    Some(path)
                 }
-                Err(_) if mark_at(&path).as_ref() == Some(&self.mark) => {}
-                Err(_) => return None,
+                Err(_) => (mark_at(&path).as_ref() == Some(&self.0)).then_some(path),
             }
-            let procs = File::options().write(true).open(path.join("cgroup.procs"));
-            let procs = procs.ok()?;
-            Some(Place { path, procs })
         })
-    }
-
-    /// Whether the kernel's OOM killer has ended anything below us since this was last asked.
-    pub fn oom_killed(&mut self) -> bool {
-        let events = self.own.as_ref().map(|own| own.join("memory.events"));
-        let text = events.and_then(|path| fs::read_to_string(path).ok());
-        let count = text.as_deref().and_then(oom_kills).unwrap_or(0);
-        let before = std::mem::replace(&mut self.oom_kills, count);
-        count > before
     }
 }
 
 impl Place {
-    /// For the child: `0` written here moves it in.
-    pub fn door(&self) -> RawFd {
-        self.procs.as_raw_fd()
+    /// For the child: `0` written to each moves it in.
+    pub fn doors(&self) -> Vec<RawFd> {
+        let whole = self.whole.as_ref().map(|whole| whole.procs.as_raw_fd());
+        whole
+            .into_iter()
+            .chain(self.parts.iter().map(Part::door))
+            .collect()
     }
 
     /// SIGKILL to everybody in it, also to who is being forked; whether anybody is left.
     pub fn kill(&self) -> bool {
-        if !is_populated(&self.path) {
+        let Some(whole) = &self.whole else {
+            return false;
+        };
+        if !is_populated(&whole.path) {
             return false;
         }
-        kill(&self.path);
-        is_populated(&self.path)
+        kill(&whole.path);
+        is_populated(&whole.path)
+    }
+
+    fn count_oom_kills(&self) -> Option<u64> {
+        let whole = self.whole.iter().map(|whole| whole.path.as_path());
+        let parts = self.parts.iter().map(Part::path);
+        whole.chain(parts).find_map(quota::oom_kills)
     }
 }
 
-impl Drop for Place {
+impl Drop for Whole {
     /// Refused while somebody is in it: the next run, or the next agent, finds it again.
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.path);
@@ -140,15 +204,25 @@ impl Drop for Place {
 }
 
 fn kill(group: &Path) {
-    // Before Linux 5.14 there is no such file; `tree` finds the processes then.
     if let Ok(mut file) = File::options().write(true).open(group.join("cgroup.kill")) {
         let _ = file.write_all(b"1");
+        return;
     }
+    // Before Linux 5.14, and in the tree of a single controller. Who forks meanwhile is `tree`'s to find.
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let stats = procs
+        .lines()
+        .filter_map(|pid| tree::stat(pid.parse().ok()?));
+    stats.for_each(|stat| tree::kill(stat.id));
 }
 
 fn is_populated(group: &Path) -> bool {
-    let events = fs::read_to_string(group.join("cgroup.events"));
-    events.is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+    match fs::read_to_string(group.join("cgroup.events")) {
+        Ok(text) => text.lines().any(|line| line == "populated 1"),
+        Err(_) => {
+            fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty())
+        }
+    }
 }
 
 /// `namespace:pid:start`: which process, in whose numbers.
@@ -188,19 +262,16 @@ fn own_group(groups: &str, mounts: &str) -> Option<PathBuf> {
         if !kind.starts_with("cgroup2 ") {
             return None;
         }
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let below = Path::new(path).strip_prefix(root).ok()?;
-        Some(Path::new(point).join(below))
+        below(mount, path)
     })
 }
 
-/// `oom_kill N` of memory.events.
-fn oom_kills(events: &str) -> Option<u64> {
-    let line = events
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "))?;
-    line.trim().parse().ok()
+/// Where a group's folder lies, by what mountinfo says of its tree before the ` - `.
+pub fn below(mount: &str, path: &str) -> Option<PathBuf> {
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let below = Path::new(path).strip_prefix(root).ok()?;
+    Some(Path::new(point).join(below))
 }
 
 #[cfg(test)]
@@ -244,6 +315,5 @@ mod tests {
         assert!(is_orphan(&format!("{mark}0")));
         assert!(!is_orphan(&mark.replace("pid:[", "pid:[1")));
         assert!(!is_orphan("nonsense"));
-        assert_eq!(oom_kills("low 0\noom 3\noom_kill 2\n"), Some(2));
     }
 }

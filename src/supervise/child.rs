@@ -28,6 +28,8 @@ pub struct Program {
     pub affinity: Option<Box<libc::cpu_set_t>>,
     /// Policy and priority.
     pub scheduling: Option<(c_int, c_int)>,
+    /// Class and level as ioprio_set(2) takes them.
+    pub io_priority: Option<c_int>,
     pub oom_score_adj: Option<OomScore>,
     pub groups: Option<Vec<libc::gid_t>>,
     pub gid: Option<libc::gid_t>,
@@ -42,10 +44,12 @@ pub struct Program {
     pub stderr: RawFd,
     /// Where the child waits until its tracer holds it.
     pub gate: Option<Gate>,
-    /// Where `0` is written to move into the service's own control group.
-    pub group_door: Option<RawFd>,
+    /// Where `0` is written to move into the service's own control groups.
+    pub group_doors: Vec<RawFd>,
     /// One more descriptor, and the number that it shall have.
     pub extra: Option<(RawFd, RawFd)>,
+    /// At its first instruction it is to stop for its parent.
+    pub halt: bool,
     /// Close-on-exec: where a failure is written, [`REPORT_BYTES`] at once.
     pub report: RawFd,
 }
@@ -97,6 +101,7 @@ pub enum Stage {
     Nice,
     Affinity,
     Scheduling,
+    IoPriority,
     Bounding,
     Groups,
     Gid,
@@ -105,11 +110,12 @@ pub enum Stage {
     Privileges,
     DeathSignal,
     Directory,
+    Halt,
     Exec,
 }
 
 impl Stage {
-    const ALL: [Stage; 18] = [
+    const ALL: [Stage; 20] = [
         Stage::Session,
         Stage::Stdio,
         Stage::Descriptors,
@@ -119,6 +125,7 @@ impl Stage {
         Stage::Nice,
         Stage::Affinity,
         Stage::Scheduling,
+        Stage::IoPriority,
         Stage::Bounding,
         Stage::Groups,
         Stage::Gid,
@@ -127,6 +134,7 @@ impl Stage {
         Stage::Privileges,
         Stage::DeathSignal,
         Stage::Directory,
+        Stage::Halt,
         Stage::Exec,
     ];
 }
@@ -184,9 +192,9 @@ enum Never {}
 /// SAFETY of all below: as `become_program`; every pointer is into `program`, which outlives them.
 unsafe fn prepare_and_exec(program: &Program) -> Result<Never, Failure> {
     unsafe {
-        if let Some(door) = program.group_door {
+        for door in &program.group_doors {
             // Outside it is found by other means.
-            libc::write(door, b"0".as_ptr().cast(), 1);
+            libc::write(*door, b"0".as_ptr().cast(), 1);
         }
         check(Stage::Session, libc::setsid() as c_long)?;
         check(Stage::Stdio, libc::dup2(program.stdin, 0) as c_long)?;
@@ -203,6 +211,9 @@ unsafe fn prepare_and_exec(program: &Program) -> Result<Never, Failure> {
         die_with_the_agent(program)?;
         if let Some(directory) = &program.directory {
             check(Stage::Directory, libc::chdir(directory.as_ptr()) as c_long)?;
+        }
+        if program.halt {
+            stop_at_exec()?;
         }
         let empty = 0u64;
         check(
@@ -315,6 +326,16 @@ unsafe fn resources(program: &Program) -> Result<(), Failure> {
             );
             check(Stage::Scheduling, done)?;
         }
+        if let Some(priority) = program.io_priority {
+            const IOPRIO_WHO_PROCESS: c_long = 1;
+            let done = libc::syscall(
+                libc::SYS_ioprio_set,
+                IOPRIO_WHO_PROCESS,
+                0 as c_long,
+                priority as c_long,
+            );
+            check(Stage::IoPriority, done)?;
+        }
         Ok(())
     }
 }
@@ -419,6 +440,17 @@ unsafe fn die_with_the_agent(program: &Program) -> Result<(), Failure> {
     }
 }
 
+/// Traced by its parent, a process stops with SIGTRAP when exec has succeeded (ptrace(2)).
+unsafe fn stop_at_exec() -> Result<(), Failure> {
+    unsafe {
+        // Where Yama asks for it: the debugger is no ancestor. Elsewhere EINVAL.
+        let anyone = c_ulong::MAX;
+        libc::prctl(libc::PR_SET_PTRACER, anyone, 0, 0, 0);
+        let done = libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+        check(Stage::Halt, done)
+    }
+}
+
 fn check(stage: Stage, result: c_long) -> Result<(), Failure> {
     check_item(stage, 0, result)
 }
@@ -452,7 +484,7 @@ mod tests {
             let report = [stage as u8, 3, 22, 0, 0, 0];
             assert_eq!(parse_report(&report), Some((stage, 3, 22)));
         }
-        assert_eq!(parse_report(&[18, 0, 0, 0, 0, 0]), None);
+        assert_eq!(parse_report(&[20, 0, 0, 0, 0, 0]), None);
         assert_eq!(parse_report(&[0, 0, 0]), None);
     }
 }

@@ -143,8 +143,11 @@ impl Machine {
             | Input::OutOfMemory { .. }
             | Input::Ready { .. } => {}
             Input::Sick { what } => {
-                // Who is to end anyway ends in its turn.
-                if self.want && matches!(self.state, State::Starting { .. } | State::Up { .. }) {
+                // Who is to end anyway ends in its turn; who stands still in a debugger is not sick.
+                if self.want
+                    && self.service.debug.is_none()
+                    && matches!(self.state, State::Starting { .. } | State::Up { .. })
+                {
                     self.halt(now, Why::Sick(what), out);
                 }
             }
@@ -226,7 +229,11 @@ impl Machine {
         // A oneshot is done, never ready.
         let readiness = readiness.filter(|_| self.service.kind == Kind::Simple);
         let ready_by = readiness.map(|ready| now + ready.timeout);
-        self.state = State::Starting { life, ready_by };
+        self.state = State::Starting {
+            life,
+            // Whoever steps through it takes their time.
+            ready_by: ready_by.filter(|_| self.service.debug.is_none()),
+        };
         if ready_by.is_none() {
             self.ready(now, out);
         }
@@ -238,7 +245,7 @@ impl Machine {
         }
         let exit = failure.exit();
         out.push(Out::Opened);
-        out.push(Out::Trouble(format!("Error starting command: {failure}")));
+        out.push(Out::Trouble(failure.sentence()));
         out.push(Out::NeverRan(self.run(), exit));
         let left = Left {
             tree: false,
@@ -257,7 +264,9 @@ impl Machine {
             && self.service.kind != Kind::Oneshot
         {
             let ready = Some(now);
-            let beat = self.service.lifecycle.watchdog.map(|every| Beat {
+            let watchdog = self.service.lifecycle.watchdog;
+            let watchdog = watchdog.filter(|_| self.service.debug.is_none());
+            let beat = watchdog.map(|every| Beat {
                 every,
                 by: now + every,
             });
@@ -406,7 +415,11 @@ impl Machine {
             return;
         };
         let up = self.lasted(life, now).unwrap_or_default();
-        let out_of_memory = std::mem::take(&mut self.out_of_memory);
+        let out_of_memory = self.out_of_memory;
+        if out_of_memory {
+            let what = "The kernel ended the process with SIGKILL: it was out of memory.";
+            out.push(Out::Trouble(what.to_owned()));
+        }
         let end = match &self.state {
             State::Stopping { why, .. } | State::Killing { why, .. } => match why {
                 Why::Asked => None,
@@ -476,7 +489,11 @@ impl Machine {
         out: &mut Vec<Out>,
     ) {
         self.exit = Some(exit);
-        out.push(Out::Say(StatusEvent::Exit { exit }));
+        let out_of_memory = std::mem::take(&mut self.out_of_memory);
+        out.push(Out::Say(StatusEvent::Exit {
+            exit,
+            out_of_memory,
+        }));
         let verdict = end.map(|end| {
             let verdict = self.history.ended(&self.service, &end, now);
             self.last_end = end.words;

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::accounts::{self, Account};
 use super::child::{OomScore, Program, Strings};
 use super::environment::{self, Environment};
-use crate::config::{Identity, Process, Scheduling, Service};
+use crate::config::{Identity, IoPriority, Process, Scheduling, Service};
 use crate::event::SpawnFailure;
 use crate::handoff::Helper;
 
@@ -63,8 +63,8 @@ pub struct Ends {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub report: RawFd,
-    /// See [`Program::group_door`].
-    pub group_door: Option<RawFd>,
+    /// See [`Program::group_doors`].
+    pub group_doors: Vec<RawFd>,
 }
 
 /// What one run is given beside what its configuration says.
@@ -133,6 +133,7 @@ pub fn prepare<'a>(
         nice: process.nice,
         affinity: process.cpu_affinity.as_deref().map(cpu_set).transpose()?,
         scheduling: process.scheduling.map(policy),
+        io_priority: process.io_priority.map(io_priority),
         oom_score_adj: oom_score(process),
         groups,
         gid: group.or(user.as_ref().map(|user| user.account.gid)),
@@ -148,7 +149,8 @@ pub fn prepare<'a>(
         stdout: ends.stdout,
         stderr: ends.stderr,
         gate: None,
-        group_door: ends.group_door,
+        halt: false,
+        group_doors: ends.group_doors.clone(),
         extra: handed
             .ready_fd
             .as_ref()
@@ -179,6 +181,7 @@ pub fn prepare_helper(
         nice: Some(helper.nice),
         affinity: None,
         scheduling: None,
+        io_priority: None,
         oom_score_adj: Some(OomScore {
             text: b"1000".to_vec(),
             must: false,
@@ -193,7 +196,8 @@ pub fn prepare_helper(
         stdout: ends.stdout,
         stderr: ends.stderr,
         gate: None,
-        group_door: None,
+        halt: false,
+        group_doors: Vec::new(),
         extra: None,
         report: ends.report,
     })
@@ -250,8 +254,18 @@ fn policy(scheduling: Scheduling) -> (libc::c_int, libc::c_int) {
     }
 }
 
-/// As configured; where nothing is and the agent protects itself, its services are not
-/// protected with it (raising the score needs no privilege).
+/// `IOPRIO_PRIO_VALUE` of ioprio_set(2): class above bit 13, level below.
+fn io_priority(priority: IoPriority) -> libc::c_int {
+    let (class, level) = match priority {
+        IoPriority::RealTime(level) => (1, level),
+        IoPriority::BestEffort(level) => (2, level),
+        IoPriority::Idle => (3, 0),
+    };
+    class << 13 | libc::c_int::from(level)
+}
+
+/// As configured; where nothing is, the kernel's own 0 rather than what the agent protects
+/// itself with, as far as the kernel lets us.
 fn oom_score(process: &Process) -> Option<OomScore> {
     if let Some(score) = process.oom_score_adj {
         return Some(OomScore {
@@ -260,7 +274,7 @@ fn oom_score(process: &Process) -> Option<OomScore> {
         });
     }
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
-    own.trim_start().starts_with('-').then(|| OomScore {
+    (own.trim() != "0").then(|| OomScore {
         text: b"0".to_vec(),
         must: false,
     })

@@ -22,9 +22,10 @@ use tracing::{debug, info, warn};
 
 use super::aside::Aside;
 use super::cgroup::{Cgroups, Place};
+use super::debugger::Debugger;
 use super::prepare::{Handed, Inherited};
 use super::spawn::PipeSize;
-use super::steps::{Course, Errand, Part};
+use super::steps::{Course, Part};
 use super::tasks::{Command, Tasks};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
@@ -56,15 +57,7 @@ pub enum Order {
     Hung { run: RunId },
     /// Another process of the run is its main one from now on.
     MainPid { run: RunId, pid: Pid },
-    /// Run a command of a service's, beside the service, for at most `limit`. Answered by
-    /// `CommandEnded`.
-    Errand {
-        id: u64,
-        service: Arc<Service>,
-        argv: Vec<String>,
-        limit: Duration,
-    },
-    /// Run the command of a check. Answered through its teller.
+    /// Run a command of a service's beside the service. Answered through its teller.
     Command(Command),
     /// Stop every main process, then this process: SIGCONT to it goes to them as well.
     Pause,
@@ -113,7 +106,8 @@ pub struct Reaper {
     pub(super) ended: Vec<(Pid, i32)>,
     /// Processes of our own.
     pub(super) aside: HashMap<Pid, Aside>,
-    pub(super) errands: HashMap<Pid, Errand>,
+    /// gdbservers of services that are debugged.
+    pub(super) debuggers: HashMap<Pid, Debugger>,
     pub(super) cgroups: Cgroups,
     /// Children that this process had before it was the agent: they belong to no service.
     heirlooms: HashSet<Identity>,
@@ -218,7 +212,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         told_unhanded: false,
         ended: Vec::new(),
         aside: HashMap::new(),
-        errands: HashMap::new(),
+        debuggers: HashMap::new(),
         cgroups: Cgroups::find(own.as_raw_nonzero().get()),
         heirlooms: Census::take()
             .descendants(own.as_raw_nonzero().get())
@@ -262,6 +256,7 @@ impl Reaper {
                 break;
             }
             self.lose_patience();
+            self.hear_debuggers(&inbox);
             self.end_trees(&inbox);
             self.tasks.look(self.own_pid);
             self.end_slow_helpers();
@@ -282,6 +277,7 @@ impl Reaper {
             .chain(soon)
             .chain(patience)
             .chain(self.tasks.deadline())
+            .chain(self.next_look_at_debuggers())
             .min();
         let timeout = next.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -328,7 +324,7 @@ impl Reaper {
                 continue;
             }
             let Some(run) = self.by_pid.remove(&pid) else {
-                if !self.errand_ended(pid, exit, inbox) && !self.tasks.reaped(pid, exit) {
+                if !self.debugger_ended(pid, exit) && !self.tasks.reaped(pid, exit) {
                     debug!("reaped orphan {pid}");
                     self.hurry_trees();
                 }
@@ -362,7 +358,9 @@ impl Reaper {
         }
         if entry.ending.is_some() {
             entry.look_again(Instant::now());
-        } else if exit.signal() == Some(Signal::KILL) && self.cgroups.oom_killed() {
+        } else if exit.signal() == Some(Signal::KILL)
+            && self.cgroups.oom_killed(entry.course.place.as_ref())
+        {
             tell(inbox, Event::OutOfMemory { run });
         }
         tell(inbox, Event::Exited { run, exit });
@@ -385,12 +383,6 @@ impl Reaper {
                     service,
                     handed,
                 }) => self.begin(run, service, handed, inbox),
-                Some(Order::Errand {
-                    id,
-                    service,
-                    argv,
-                    limit,
-                }) => self.errand(id, &service, &argv, limit, inbox),
                 Some(Order::MainPid { run, pid }) => self.main_pid(run, pid),
                 Some(Order::Hung { run }) => self.hung(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),
@@ -435,6 +427,13 @@ impl Reaper {
             return;
         }
         note_descendants(&Census::take(), entry);
+        let (pid, last) = (entry.pid, entry.course.service.stop.signal == signal);
+        if last {
+            self.end_idle_debugger(run, pid);
+        }
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
         // Not reaped, so the number is still its own.
         // SAFETY: kill(2) touches no memory.
         if unsafe { libc::kill(entry.pid, signal.0) } != 0 {
@@ -540,9 +539,7 @@ impl Reaper {
         };
         let (mut found, mut hidden) = (Vec::new(), Vec::new());
         for child in census.children(self.own_pid) {
-            let known = self.by_pid.contains_key(&child)
-                || self.errands.contains_key(&child)
-                || self.aside.contains_key(&child);
+            let known = self.by_pid.contains_key(&child) || self.aside.contains_key(&child);
             if known {
                 continue;
             }

@@ -5,6 +5,7 @@
 //! which they are counted as dropped.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::crashes::Crashes;
+use super::debugger;
 use super::fleet::{self, Ask, Fleet, Presence};
 use super::lane::Lane;
 use super::machine;
@@ -19,7 +21,7 @@ use super::notice::Notice;
 use super::notify::Notify;
 use super::reap::{Order, Orders};
 use super::status::{self, Own, Question};
-use super::tasks::Command;
+use super::tasks::{Command, Output};
 use super::watch::{Seen, Watches};
 use crate::clock;
 use crate::config::lifecycle::ReadyBy;
@@ -201,10 +203,6 @@ impl Shell {
                 of(run, Input::Spawned { run, pid })
             }
             Event::OutOfMemory { run } => of(run, Input::OutOfMemory { run }),
-            Event::CommandEnded { id, exit } => {
-                self.watches.command_ended(id, exit);
-                return None;
-            }
             Event::SpawnFailed { run, failure } => of(run, Input::SpawnFailed { run, failure }),
             Event::Exited { run, exit } => of(run, Input::Exited { run, exit }),
             Event::Crashed { run, snapshot } => {
@@ -257,6 +255,7 @@ impl Shell {
                     self.orders.give(Order::Command(Command {
                         service,
                         words,
+                        output: Output::Heard,
                         limit,
                         tell,
                     }));
@@ -477,7 +476,31 @@ impl Shell {
             Out::Signal(run, signal) => self.orders.give(Order::Signal { run, signal }),
             Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
             Out::Hung(run) => self.orders.give(Order::Hung { run }),
-            Out::Opened => self.say(marker(new_run_marker(&clock::local_stamp(at_ms)))),
+            Out::Opened => {
+                let debug = unit.machine.service().debug.clone();
+                let executable = unit.machine.service().executable.clone();
+                self.say(marker(new_run_marker(&clock::local_stamp(at_ms))));
+                if let Some(debug) = debug {
+                    let banner = debugger::banner(&debug, &executable);
+                    self.say(Entry::plain(
+                        &streams,
+                        StreamKind::Status,
+                        at_ms,
+                        debugger::PAUSED,
+                    ));
+                    self.say(Entry::plain(
+                        &streams,
+                        StreamKind::Status,
+                        at_ms,
+                        banner.clone(),
+                    ));
+                    match self.manner {
+                        // Nobody need read our stdout.
+                        Manner::Wrapp => drop(writeln!(std::io::stdout(), "{banner}")),
+                        Manner::Agent => info!(service = %name, "{}\n{banner}", debugger::PAUSED),
+                    }
+                }
+            }
             Out::Say(event) => {
                 // Of an application that runs once its exit says all, and the end marker is
                 // its last word.
@@ -486,7 +509,7 @@ impl Shell {
                 }
                 log(&name, &event);
                 self.say(Entry::status(&streams, at_ms, &event));
-                if let (Manner::Wrapp, StatusEvent::Exit { exit }) = (self.manner, &event)
+                if let (Manner::Wrapp, StatusEvent::Exit { exit, .. }) = (self.manner, &event)
                     && let Some(text) = record::bad_end(*exit)
                 {
                     self.say(Entry::plain(&streams, StreamKind::Error, at_ms, text));
@@ -615,7 +638,17 @@ fn log(name: &crate::service::ServiceName, event: &StatusEvent) {
     match event {
         StatusEvent::Start { pid } => info!(service = %name, "started with pid {pid}"),
         StatusEvent::Ready => info!(service = %name, "ready"),
-        StatusEvent::Exit { exit } => info!(service = %name, "exited with code {}", exit.code()),
+        StatusEvent::Exit {
+            exit,
+            out_of_memory,
+        } => {
+            let why = if *out_of_memory {
+                ": the kernel was out of memory"
+            } else {
+                ""
+            };
+            info!(service = %name, "exited with code {}{why}", exit.code());
+        }
         StatusEvent::Restart { delay_ms } => info!(service = %name, "restarting in {delay_ms} ms"),
         StatusEvent::Stop { signal } => info!(service = %name, "stopping with {signal}"),
         StatusEvent::Failed { reason } => error!(service = %name, "failed: {reason}"),

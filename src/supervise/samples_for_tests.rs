@@ -42,6 +42,7 @@ pub fn service(name: &str) -> Service {
         capture: Default::default(),
         keep: Keep::default(),
         pools: Arc::new([]),
+        debug: None,
         checks: Arc::new([]),
     }
 }

@@ -21,7 +21,7 @@ use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage
 use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
-use crate::event::SpawnFailure;
+use crate::event::{DEBUG_SESSION, SpawnFailure};
 use crate::handoff::{Helper, Pipes, Tracer};
 use crate::service::Pid;
 
@@ -107,14 +107,18 @@ pub fn launch_traced(
         stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
         stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
         report: report_child.as_raw_fd(),
-        group_door: place.map(Place::door),
+        group_doors: place.map(Place::doors).unwrap_or_default(),
     };
     let nothing = Handed::default();
     let mut program = match what {
         What::Main(handed) => {
             let argv = std::iter::once(&service.executable).chain(&service.args);
             let argv = argv.map(String::as_str);
-            prepare(inherited, service, argv, handed, &ends)?
+            let program = prepare(inherited, service, argv, handed, &ends)?;
+            Program {
+                halt: service.debug.is_some(),
+                ..program
+            }
         }
         What::Command(argv) => {
             let argv = argv.iter().map(String::as_str);
@@ -146,6 +150,23 @@ pub fn launch_traced(
     }
 }
 
+/// A program of the service's that serves the agent rather than the service: `argv`, as its user, and what it says
+/// on either stream.
+pub fn launch_tool(
+    inherited: &Inherited,
+    service: &Service,
+    argv: &[String],
+    place: Option<&Place>,
+) -> Result<(Pid, OwnedFd), SpawnFailure> {
+    let (said, stdout) = output_pipe(PipeSize::Kernel)?;
+    let stderr = stdout.try_clone();
+    let stderr = stderr.map_err(|error| failed_io("creating a pipe", &error))?;
+    let writers = Writers { stdout, stderr };
+    let what = What::Command(argv);
+    let pid = launch(inherited, service, what, Some(&writers), place)?;
+    Ok((pid, said))
+}
+
 /// Starts a process of the agent's own.
 pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipes), SpawnFailure> {
     let (stdout, stdout_child) = output_pipe(PipeSize::Kernel)?;
@@ -156,7 +177,7 @@ pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipe
         stdout: stdout_child.as_raw_fd(),
         stderr: stderr_child.as_raw_fd(),
         report: report_child.as_raw_fd(),
-        group_door: None,
+        group_doors: Vec::new(),
     };
     let program = prepare_helper(inherited, helper, &ends)?;
     let pid = fork(&program)?;
@@ -310,6 +331,8 @@ fn describe(service: &Service, program: &Program, failure: child::Failure) -> Sp
         Stage::Nice => "setting nice".to_owned(),
         Stage::Affinity => "setting cpu affinity".to_owned(),
         Stage::Scheduling => "setting scheduling".to_owned(),
+        Stage::IoPriority => "setting io priority".to_owned(),
+        Stage::Halt => format!("{DEBUG_SESSION}stopping it at its first instruction"),
         Stage::Bounding => "dropping capabilities".to_owned(),
         Stage::Groups => "setting supplementary groups".to_owned(),
         Stage::Gid => format!("setting group {}", program.gid.unwrap_or(0)),

@@ -2,8 +2,7 @@
 //!
 //! `pre_start` and `post_stop` run one after the other, as the service's user, in its
 //! environment, into its streams; each is given `stop.timeout`. What a command left behind
-//! belongs to the run's tree. Also commands that belong to no run's course (probes of
-//! readiness): those are only ended when they take too long.
+//! belongs to the run's tree.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use super::cgroup::Place;
 use super::reap::{Reaper, Run, tell};
 use super::spawn::{self, Handed, What, Writers};
 use crate::config::Service;
-use crate::event::{Event, SpawnFailure};
+use crate::event::{DEBUG_SESSION, Event, SpawnFailure};
 use crate::service::{Exit, Pid, RunId};
 
 /// What of a run its present process is.
@@ -23,6 +22,8 @@ use crate::service::{Exit, Pid, RunId};
 pub(super) enum Part {
     /// A command of `pre_start`.
     Before(Step),
+    /// The main process, stopped and not told of yet: its debugger is on its way.
+    Held,
     Main,
     /// A command of `post_stop`.
     After(Step),
@@ -71,7 +72,7 @@ impl Part {
     fn limit(&mut self) -> Option<&mut Limit> {
         match self {
             Part::Before(step) | Part::After(step) => Some(&mut step.limit),
-            Part::Main | Part::Over => None,
+            Part::Held | Part::Main | Part::Over => None,
         }
     }
 }
@@ -85,12 +86,8 @@ pub(super) struct Course {
     pub writers: Option<Writers>,
     /// Its own control group, where there may be one.
     pub place: Option<Place>,
-}
-
-/// A command on its own.
-pub(super) struct Errand {
-    id: u64,
-    limit: Limit,
+    /// Why its process is being ended before it was told of.
+    pub trouble: Option<SpawnFailure>,
 }
 
 impl Reaper {
@@ -111,7 +108,8 @@ impl Reaper {
             part: Part::Main,
             handed,
             writers: Some(writers),
-            place: self.cgroups.place(&service.name),
+            place: self.cgroups.place(&service),
+            trouble: None,
             service,
         };
         let entry = Run::new(course, piped);
@@ -159,6 +157,9 @@ impl Reaper {
             return;
         };
         let service = Arc::clone(&entry.course.service);
+        if let Some(debug) = &service.debug {
+            return self.hold(run, debug, pipes, inbox);
+        }
         let traced = self.is_to_be_traced(&service);
         let Some(entry) = self.runs.get_mut(&run) else {
             return;
@@ -176,10 +177,7 @@ impl Reaper {
             tracer.map(|tracer| tracer as _),
         ) {
             Ok((pid, untraced)) => {
-                if service.lifecycle.post_stop.is_empty() {
-                    course.writers = None;
-                }
-                course.handed = Handed::default();
+                Self::keep_only_what_follows(course);
                 entry.lives(pid);
                 self.by_pid.insert(pid, run);
                 if let Some(errno) = untraced {
@@ -191,8 +189,16 @@ impl Reaper {
         }
     }
 
+    /// The run's main process is under way, and what only its start needed goes.
+    pub(super) fn keep_only_what_follows(course: &mut Course) {
+        if course.service.lifecycle.post_stop.is_empty() {
+            course.writers = None;
+        }
+        course.handed = Handed::default();
+    }
+
     /// There will be no main process; what commands left behind goes too.
-    fn fail(&mut self, run: RunId, failure: SpawnFailure, inbox: &Sender<Event>) {
+    pub(super) fn fail(&mut self, run: RunId, failure: SpawnFailure, inbox: &Sender<Event>) {
         self.sweep(run);
         self.runs.remove(&run);
         tell(inbox, Event::SpawnFailed { run, failure });
@@ -222,6 +228,16 @@ impl Reaper {
                     warn!(service = %service.name, "post_stop: {name} {how}");
                 }
                 self.after(run, number + 1);
+            }
+            Part::Held => {
+                let failure = entry.course.trouble.take().unwrap_or_else(|| SpawnFailure {
+                    stage: format!(
+                        "{DEBUG_SESSION}the process {}",
+                        how(exit, false, Duration::ZERO)
+                    ),
+                    errno: 0,
+                });
+                self.fail(run, failure, inbox);
             }
             Part::Main | Part::Over => {}
         }
@@ -259,36 +275,6 @@ impl Reaper {
         entry.look_again(Instant::now());
     }
 
-    pub(super) fn errand(
-        &mut self,
-        id: u64,
-        service: &Service,
-        argv: &[String],
-        patience: Duration,
-        inbox: &Sender<Event>,
-    ) {
-        match spawn::launch(&self.inherited, service, What::Command(argv), None, None) {
-            Ok(pid) => {
-                let limit = Limit::of(patience);
-                self.errands.insert(pid, Errand { id, limit });
-            }
-            Err(failure) => {
-                warn!(service = %service.name, "{failure}");
-                tell(inbox, Event::CommandEnded { id, exit: None });
-            }
-        }
-    }
-
-    pub(super) fn errand_ended(&mut self, pid: Pid, exit: Exit, inbox: &Sender<Event>) -> bool {
-        let Some(errand) = self.errands.remove(&pid) else {
-            return false;
-        };
-        let exit = (!errand.limit.late).then_some(exit);
-        let id = errand.id;
-        tell(inbox, Event::CommandEnded { id, exit });
-        true
-    }
-
     /// When a command has taken too long.
     pub(super) fn next_patience(&mut self) -> Option<Instant> {
         self.limits().map(|(_, limit)| limit.until).min()
@@ -308,9 +294,7 @@ impl Reaper {
 
     fn limits(&mut self) -> impl Iterator<Item = (Pid, &mut Limit)> {
         let steps = self.runs.values_mut().filter(|run| !run.reaped);
-        let steps = steps.filter_map(|run| Some((run.pid, run.course.part.limit()?)));
-        let errands = self.errands.iter_mut();
-        steps.chain(errands.map(|(pid, errand)| (*pid, &mut errand.limit)))
+        steps.filter_map(|run| Some((run.pid, run.course.part.limit()?)))
     }
 }
 

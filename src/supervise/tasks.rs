@@ -1,4 +1,4 @@
-//! commands of checks → processes that end in time, with everything they started.
+//! commands of checks and of readiness → processes that end in time, with everything they started.
 //!
 //! A command runs as its service would: same user, groups, limits and environment, plus
 //! `AGENT_TASK`, by which what it leaves behind is known to be its own and not the service's.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::spawn::{self, Inherited, PipeSize};
+use super::spawn::{self, Handed, Inherited, PipeSize, What};
 use super::tree::{self, Census, Identity};
 use crate::config::Service;
 use crate::handoff::{CommandWord, Teller};
@@ -32,8 +32,17 @@ pub struct Command {
     pub service: Arc<Service>,
     /// The program, then its arguments.
     pub words: Vec<String>,
+    pub output: Output,
     pub limit: Duration,
     pub tell: Teller,
+}
+
+/// Whether anybody wants to know what a command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Its pipes are told with its start, and read until both are closed.
+    Heard,
+    Unheard,
 }
 
 #[derive(Default)]
@@ -60,6 +69,7 @@ impl Tasks {
         let Command {
             service,
             words,
+            output,
             limit,
             mut tell,
         } = command;
@@ -69,11 +79,24 @@ impl Tasks {
         let mut service = Service::clone(&service);
         service.executable = words.next().unwrap_or_default();
         service.args = words.collect();
+        // A command is not what is to be debugged.
+        service.debug = None;
+        let nothing = Handed::default();
         let environment = &mut service.process.environment;
         environment.insert(MARK.to_owned(), mark.clone());
-        match spawn::start(inherited, &service, PipeSize::Kernel) {
+        let what = What::Main(&nothing);
+        let started = match output {
+            Output::Heard => spawn::start(inherited, &service, PipeSize::Kernel)
+                .map(|(pid, pipes)| (pid, Some(pipes))),
+            Output::Unheard => {
+                spawn::launch(inherited, &service, what, None, None).map(|pid| (pid, None))
+            }
+        };
+        match started {
             Ok((pid, pipes)) => {
-                tell.0(CommandWord::Started(pipes));
+                if let Some(pipes) = pipes {
+                    tell.0(CommandWord::Started(pipes));
+                }
                 self.live.push(Task {
                     pid,
                     mark,

@@ -26,6 +26,8 @@ pub struct Identity {
 pub struct Stat {
     pub id: Identity,
     pub dead: bool,
+    /// Held still by its tracer.
+    pub halted: bool,
     pub parent: Pid,
     pub group: Pid,
     pub session: Pid,
@@ -49,6 +51,7 @@ fn parse_stat(pid: Pid, text: &[u8]) -> Option<Stat> {
     Some(Stat {
         id: Identity { pid, started },
         dead: matches!(state, "Z" | "X" | "x"),
+        halted: state == "t",
         parent,
         group,
         session,

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -14,16 +14,18 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::notice::Notice;
 use super::notified::{self, Ear};
 use super::prepare::Handed;
 use super::probe;
 use super::reap::{Order, Orders};
+use super::tasks::{Command, Output};
 use crate::config::lifecycle::ReadyBy;
 use crate::config::{Redis, Service};
-use crate::service::{Exit, Pid, RunId};
+use crate::handoff::{CommandWord, Teller};
+use crate::service::{Pid, RunId};
 
 /// What a watcher has seen.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// All runs that are watched.
 pub struct Watches {
     seen: mpsc::Sender<Seen>,
-    errands: Errands,
+    orders: Orders,
     redis: Redis,
     runs: HashMap<RunId, Watched>,
 }
@@ -66,10 +68,7 @@ impl Watches {
         let (seen, out) = mpsc::channel(64);
         let watches = Watches {
             seen,
-            errands: Errands {
-                orders,
-                shared: Arc::default(),
-            },
+            orders,
             redis,
             runs: HashMap::new(),
         };
@@ -139,9 +138,9 @@ impl Watches {
                 tokio::spawn(ask(run, seen, async move || probe::key(&redis, &key).await))
             }
             ReadyBy::Exec(argv) => {
-                let (errands, argv) = (self.errands.clone(), argv.clone());
+                let (orders, argv) = (self.orders.clone(), argv.clone());
                 let service = Arc::clone(service);
-                let exec = async move || errands.run(&service, &argv).await;
+                let exec = async move || succeeds(&orders, &service, &argv).await;
                 tokio::spawn(ask(run, seen, exec))
             }
         };
@@ -151,10 +150,6 @@ impl Watches {
     /// It is ready or ends: no more probes. What it says of itself is heard until it is over.
     pub fn over(&mut self, run: RunId) {
         self.runs.remove(&run);
-    }
-
-    pub fn command_ended(&self, id: u64, exit: Option<Exit>) {
-        self.errands.ended(id, exit);
     }
 }
 
@@ -193,43 +188,28 @@ async fn read_line(pipe: OwnedFd, run: RunId, seen: mpsc::Sender<Seen>) {
     }
 }
 
-/// Commands that the main thread runs for probes.
-#[derive(Clone)]
-struct Errands {
-    orders: Orders,
-    shared: Arc<Mutex<Open>>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    waiting: HashMap<u64, oneshot::Sender<Option<Exit>>>,
-}
-
-impl Errands {
-    async fn run(&self, service: &Arc<Service>, argv: &[String]) -> bool {
-        let (answer, answered) = oneshot::channel();
-        let id = {
-            let mut open = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            open.next += 1;
-            let id = open.next;
-            open.waiting.insert(id, answer);
-            id
+/// Whether a command of the service's succeeds, run by the main thread.
+async fn succeeds(orders: &Orders, service: &Arc<Service>, argv: &[String]) -> bool {
+    let (answer, answered) = oneshot::channel();
+    let mut answer = Some(answer);
+    let tell = move |word| {
+        let passed = match word {
+            CommandWord::Started(_) => return,
+            CommandWord::NotStarted(why) => {
+                debug!("readiness: {why}");
+                false
+            }
+            CommandWord::Ended { exit, overdue } => exit.is_success() && !overdue,
         };
-        self.orders.give(Order::Errand {
-            id,
-            service: Arc::clone(service),
-            argv: argv.to_vec(),
-            limit: PROBE_LIMIT,
-        });
-        matches!(answered.await, Ok(Some(exit)) if exit.is_success())
-    }
-
-    fn ended(&self, id: u64, exit: Option<Exit>) {
-        let mut open = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answer) = open.waiting.remove(&id) {
-            // Nobody waits where the run is over.
-            let _ = answer.send(exit);
-        }
-    }
+        // Nobody waits where the run is over.
+        let _ = answer.take().map(|answer| answer.send(passed));
+    };
+    orders.give(Order::Command(Command {
+        service: Arc::clone(service),
+        words: argv.to_vec(),
+        output: Output::Unheard,
+        limit: PROBE_LIMIT,
+        tell: Teller(Box::new(tell)),
+    }));
+    answered.await.unwrap_or(false)
 }

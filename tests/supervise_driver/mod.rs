@@ -15,7 +15,7 @@ use jettison_agent::backoff::Backoff;
 use jettison_agent::config::lifecycle::{Address, Lifecycle, Readiness, ReadyBy};
 use jettison_agent::config::{
     Agent, Config, Crash, Endpoint, Health, Identity, Kind, Limit, OnFailed, Overflow, Process,
-    Redis, Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
+    Redis, Resources, Restart, Scheduling, Service, Spool, StartLimit, Stop, Tracing,
 };
 use jettison_agent::event::Event;
 use jettison_agent::handoff::{Feed, HealthGauge, Pipes, SinkGauge};
@@ -419,6 +419,7 @@ fn service_from(json: &Value) -> Service {
         keep: Keep::default(),
         pools: Arc::new([]),
         checks: Arc::new([]),
+        debug: None,
     }
 }
 
@@ -507,5 +508,7 @@ fn process_from(json: &Value) -> Process {
                 .collect()
         }),
         pty: json["pty"].as_bool().unwrap_or(false),
+        io_priority: None,
+        resources: Resources::default(),
     }
 }
