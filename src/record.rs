@@ -438,7 +438,10 @@ impl StatusEvent {
                 from_ms,
                 to_ms,
             } => (
-                format!("Dropped {count} entries."),
+                match count {
+                    1 => "Dropped 1 entry.".to_owned(),
+                    count => format!("Dropped {count} entries."),
+                },
                 vec![
                     event("dropped"),
                     ("count", text(count.to_string())),
