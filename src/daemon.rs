@@ -293,9 +293,8 @@ impl House {
         let health_words = words.clone();
         let means = Means {
             inbox: inbox.clone(),
-            // No way of their own through TLS or past sentinels.
-            redis: Some(settings.sink.redis.clone())
-                .filter(|redis| redis.tls.is_none() && redis.sentinel.is_none()),
+            redis: Some(sink::ask::asker(settings.sink.redis.clone())),
+            key_prefix: settings.sink.redis.key_prefix.clone(),
         };
         let health = tokio::spawn(async move {
             let device = Device::new(Path::new("/"), &settings.board, settings.trim);

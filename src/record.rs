@@ -97,6 +97,11 @@ impl Tally {
         self.lines.load(Ordering::Relaxed)
     }
 
+    /// Of the messages, without line ends.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
