@@ -24,6 +24,8 @@ pub enum Request {
         #[serde(default)]
         services: Vec<String>,
     },
+    /// Who waits for whom, and what the last start took.
+    Graph,
     Start {
         services: Vec<String>,
         #[serde(default = "yes")]

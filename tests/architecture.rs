@@ -17,6 +17,7 @@ const EDGES: &[&str] = &[
     "demo/watch.rs",
     "names.rs",
     "signals.rs",
+    "slim.rs",
     "diag.rs",
     "clock.rs",
     "query/fetch.rs",
@@ -133,6 +134,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sink", LINE),
     ("query", LINE),
     ("names", &[]),
+    ("slim", &[]),
     ("signals", &["event", "service"]),
     ("control", &["event", "request", "service", "config"]),
     (

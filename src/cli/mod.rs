@@ -5,6 +5,7 @@
 //! sorts what stood after a verb. `run` asks the agent and `show` draws its answers.
 
 pub mod args;
+mod chart;
 pub mod gather;
 pub mod help;
 pub mod run;

@@ -42,6 +42,7 @@ pub mod accounts;
 pub mod aside;
 mod asked;
 mod cgroup;
+mod chart;
 mod child;
 mod crashes;
 mod debugger;

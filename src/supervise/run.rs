@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::chart;
 use super::crashes::Crashes;
 use super::debugger;
 use super::fleet::{self, Ask, Fleet, Presence};
@@ -366,6 +367,7 @@ impl Shell {
                     Err(why) => Reply::refused(why),
                 }
             }
+            Request::Graph => Reply::done(chart::document(&self.fleet)),
             Request::Probe { ready, services } => {
                 let question = if ready {
                     Question::Ready
