@@ -248,6 +248,8 @@ pub struct Snapshot {
     pub site: String,
     pub core: CoreFile,
     pub leads: Leads,
+    /// How long it stood still for this; zero where another held it.
+    pub held: Duration,
     /// What could not be captured.
     pub trouble: Option<String>,
 }

@@ -70,12 +70,21 @@ fn run(path: Option<&Path>) -> i32 {
         Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
-        return complain(
-            "agent: the configuration has no service: nothing to supervise\n",
-            2,
-        );
+        if !has_manager() {
+            return complain(
+                "agent: the configuration has no service: nothing to supervise\n",
+                2,
+            );
+        }
+        // As a package has just installed it: the unit shows it, and its reload ends it.
+        tracing::warn!("the configuration has no service yet. Waiting; a reload looks again");
     }
     supervise(loaded, again(path))
+}
+
+/// Whether a manager listens that shows our state to whoever looks: sd_notify(3).
+fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| !name.is_empty())
 }
 
 /// What the kernel calls with the dump of a process that is dying.

@@ -76,10 +76,40 @@ impl Backlog {
         self.entries += 1;
         let streams = Arc::clone(&entry.streams);
         if let Some(mark @ RunMark::Begins) = entry.run_mark() {
-            let order = self.stream(&streams, entry.kind).arrived();
+            let note = self.runs.next_note();
+            let stream = self.stream(&streams, entry.kind);
+            let order = stream.arrived();
+            stream.hold_for_note(order, note);
             self.runs.mark(&streams, entry.kind, order, mark);
         }
         self.held += self.stream(&streams, entry.kind).push_entry(entry, now);
+    }
+
+    /// What an earlier life left open: nothing of these streams is sent before that is noted
+    /// once more, because what was noted of them may have been lost.
+    pub fn take_over_runs(&mut self, runs: Runs) {
+        self.runs = runs;
+        let arrived: HashMap<(&str, &str), u64> = self
+            .streams
+            .iter()
+            .map(|stream| {
+                let key = (&**stream.streams.name(), stream.kind.as_str());
+                (key, stream.arrived())
+            })
+            .collect();
+        self.runs
+            .begin_anew(|name, kind| arrived.get(&(name, kind)).copied().unwrap_or(0));
+        let note = self.runs.next_note();
+        for (streams, kind) in self.runs.open() {
+            self.stream(&streams, kind).hold_for_note(0, note);
+        }
+    }
+
+    /// The disk knows of the runs in this note.
+    pub fn runs_noted(&mut self, note: u64) {
+        for stream in &mut self.streams {
+            stream.noted(note);
+        }
     }
 
     fn stream(&mut self, streams: &Arc<Streams>, kind: StreamKind) -> &mut Stream {

@@ -103,13 +103,13 @@ impl Desk {
             tracing::info!("{entries} entries of an earlier run wait in the journal");
         }
         let mut runs = Runs::read(&recovered.runs);
-        for (tag, mark) in &recovered.marks {
+        for (tag, order, mark) in &recovered.marks {
             if let Some(left) = recovered.streams.iter().find(|left| left.tag == *tag) {
-                runs.mark(&left.streams, left.kind, 0, *mark);
+                runs.mark(&left.streams, left.kind, *order, *mark);
             }
         }
-        let open = runs.left_open();
-        delivery.backlog.runs = runs;
+        let open = runs.open();
+        delivery.backlog.take_over_runs(runs);
         let at_ms = now_ms();
         for (streams, kind) in open {
             let marker = end_run_marker(&local_stamp(at_ms), UNSEEN);
@@ -143,7 +143,12 @@ impl Desk {
     pub fn take(&mut self, told: Option<Told>, delivery: &mut Delivery) {
         match told {
             Some(told) => self.spool.told(told, std::time::Instant::now(), delivery),
-            None => self.told = None,
+            // The journal's thread is gone: nothing will be noted any more.
+            None => {
+                self.told = None;
+                self.orders = None;
+                delivery.backlog.runs_noted(u64::MAX);
+            }
         }
     }
 
@@ -165,10 +170,12 @@ impl Desk {
         let now = std::time::Instant::now();
         let mut orders = Vec::new();
         self.spool.step(now, ending, delivery, &mut orders);
-        if self.orders.is_some()
-            && let Some(note) = delivery.backlog.runs.note()
-        {
-            orders.push(Order::Runs(note));
+        if let Some(note) = delivery.backlog.runs.note() {
+            match self.told {
+                Some(_) => orders.push(Order::Runs(note)),
+                // There is nobody to note it.
+                None => delivery.backlog.runs_noted(note.number),
+            }
         }
         self.unsent.extend(orders);
         self.send();

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::claims::Claims;
 use super::ledger::{Drop, Extent, Ledger, Relief};
 use super::orders::{Left, Order, Outcome, ReadBack, Recovered, RecoveredCounts, Shelved, Told};
+use super::runs::Runs;
 use super::segment::{self, Claim, Item, MAGIC, Tag};
 use super::stream::Parcel;
 use crate::config::Overflow;
@@ -31,6 +32,8 @@ use crate::record::{RunMark, StreamKind, Streams};
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Orders that may wait for the disk.
 const ORDERS: usize = 64;
+/// The note of open runs that the disk may not have yet.
+const UNSYNCED_RUNS: &str = "runs.unsynced";
 /// Bytes of entries that one read brings back, about.
 const READ: usize = 512 << 10;
 
@@ -96,6 +99,10 @@ struct Journal {
     cache: Option<(u64, Vec<u8>)>,
     /// When the oldest byte that is only in the page cache was written.
     dirty: Option<Instant>,
+    /// The note of open runs that is only in the page cache.
+    unsynced_runs: Option<File>,
+    /// They could not be noted, which was said.
+    runs_refused: bool,
     /// Held for as long as we live.
     _lock: File,
 }
@@ -143,10 +150,12 @@ impl Journal {
             number: 1,
             cache: None,
             dirty: None,
+            unsynced_runs: None,
+            runs_refused: false,
             _lock: lock,
         };
         let mut left = journal.recover().map_err(says("read"))?;
-        left.runs = fs::read(folder.join("runs")).unwrap_or_default();
+        left.runs = journal.noted_runs();
         let counts = RecoveredCounts {
             id: journal.id().map_err(says("write to"))?,
             counts: fs::read(folder.join("counts")).unwrap_or_default(),
@@ -186,6 +195,39 @@ impl Journal {
         fs::rename(&fresh, &path)
     }
 
+    /// Notes which runs are open: survives us at once, and a power loss in a second. Until
+    /// then the older note stays beside it, because a file that was renamed before its bytes
+    /// were written may be empty after a power loss.
+    fn note_runs(&mut self, text: &[u8]) -> io::Result<()> {
+        let fresh = self.settings.folder.join("runs.new");
+        let mut file = create(&fresh)?;
+        file.write_all(text)?;
+        fs::rename(&fresh, self.settings.folder.join(UNSYNCED_RUNS))?;
+        self.unsynced_runs = Some(file);
+        self.dirty.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn sync_runs(&mut self) -> io::Result<()> {
+        match self.unsynced_runs.take() {
+            Some(file) => {
+                file.sync_data()?;
+                let unsynced = self.settings.folder.join(UNSYNCED_RUNS);
+                fs::rename(unsynced, self.settings.folder.join("runs"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The newest note of open runs that is whole.
+    fn noted_runs(&self) -> Vec<u8> {
+        let unsynced = fs::read(self.settings.folder.join(UNSYNCED_RUNS)).unwrap_or_default();
+        if Runs::is_whole(&unsynced) {
+            return unsynced;
+        }
+        fs::read(self.settings.folder.join("runs")).unwrap_or_default()
+    }
+
     /// Reads every segment that is there, oldest first.
     fn recover(&mut self) -> io::Result<Recovered> {
         let mut numbers: Vec<u64> = Vec::new();
@@ -220,7 +262,6 @@ impl Journal {
         recovered.marks = marks
             .into_iter()
             .filter(|(tag, order, _)| *order >= self.ledger.floor(*tag))
-            .map(|(tag, _, mark)| (tag, mark))
             .collect();
         Ok(recovered)
     }
@@ -339,9 +380,11 @@ impl Journal {
 
     fn sync(&mut self) {
         self.dirty = None;
-        if let Some(head) = &self.head
-            && let Err(error) = head.file.sync_data()
-        {
+        let head = self
+            .head
+            .as_ref()
+            .map_or(Ok(()), |head| head.file.sync_data());
+        if let Err(error) = head.and(self.sync_runs()) {
             tracing::warn!("the journal does not reach the disk: {error}");
         }
     }
@@ -371,10 +414,13 @@ impl Journal {
                     read,
                 });
             }
-            Order::Runs(bytes) => {
-                if let Err(error) = self.replace("runs", &bytes) {
+            Order::Runs(note) => {
+                let outcome = self.note_runs(&note.text);
+                if let (Err(error), false) = (&outcome, self.runs_refused) {
                     tracing::warn!("which runs are open cannot be noted: {error}");
                 }
+                self.runs_refused = outcome.is_err();
+                answer(Told::Noted(note.number));
             }
             // Answered elsewhere.
             Order::Counts(_) => {}
@@ -570,7 +616,6 @@ impl Journal {
     fn delete(&mut self, number: u64) {
         if self.head.as_ref().is_some_and(|head| head.number == number) {
             self.head = None;
-            self.dirty = None;
         }
         if self
             .cache

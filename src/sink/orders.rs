@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::ledger::Drop;
+use super::runs;
 use super::segment::{Claim, Tag};
 use super::stream::Parcel;
 use crate::record::{RunMark, StreamKind, Streams};
@@ -19,8 +20,8 @@ pub enum Order {
     Done(Vec<(Tag, u64)>),
     /// Bring back what stands from an order on. Answered by `Loaded`.
     Read { tag: Tag, from: u64 },
-    /// The file `runs`, as a whole.
-    Runs(Vec<u8>),
+    /// Which runs are open. Answered by `Noted`.
+    Runs(runs::Note),
     /// The file `counts`, as a whole; answered, on a channel of its own, when it stands.
     Counts(Vec<u8>),
 }
@@ -54,6 +55,8 @@ pub enum Told {
         read: ReadBack,
     },
     Dropped(Drop),
+    /// The note of this number survives us, or cannot be written (and that was said).
+    Noted(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +72,8 @@ pub struct Recovered {
     pub streams: Vec<Left>,
     /// The file `runs`, and what the journal itself says about runs since.
     pub runs: Vec<u8>,
-    pub marks: Vec<(Tag, RunMark)>,
+    /// With their orders.
+    pub marks: Vec<(Tag, u64, RunMark)>,
 }
 
 #[derive(Debug)]

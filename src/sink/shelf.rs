@@ -42,13 +42,39 @@ pub struct Shelf {
     pub cleared: u64,
     /// It knows that what is below is done.
     pub told: u64,
+    /// A run began here that the disk does not know of yet.
+    pub unnoted: Option<Unnoted>,
+}
+
+/// From this order on nothing is sent until this note is taken ([`super::runs`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unnoted {
+    pub order: u64,
+    pub note: u64,
 }
 
 impl Stream {
-    /// Something can be sent: nothing older is away.
+    /// Something can be sent: nothing older is away, and no run begins with it that the disk
+    /// does not know of.
     pub fn is_ready(&self) -> bool {
-        self.oldest()
-            .is_some_and(|oldest| self.is_before_away(oldest))
+        self.oldest().is_some_and(|oldest| {
+            let unnoted = self.shelf.unnoted;
+            self.is_before_away(oldest)
+                && unnoted.is_none_or(|unnoted| oldest.order() < unnoted.order)
+        })
+    }
+
+    /// A run begins at `order`, or one that began earlier is to be noted again.
+    pub fn hold_for_note(&mut self, order: u64, note: u64) {
+        let order = match self.shelf.unnoted {
+            Some(unnoted) => unnoted.order.min(order),
+            None => order,
+        };
+        self.shelf.unnoted = Some(Unnoted { order, note });
+    }
+
+    pub fn noted(&mut self, note: u64) {
+        self.shelf.unnoted = self.shelf.unnoted.filter(|unnoted| unnoted.note > note);
     }
 
     fn is_before_away(&self, parcel: &Parcel) -> bool {

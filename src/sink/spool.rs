@@ -261,6 +261,7 @@ impl Spool {
                 read,
             } => delivery.backlog.bring_back(tag, parcels, upto, read),
             Told::Dropped(drop) => self.dropped(&drop, delivery),
+            Told::Noted(note) => delivery.backlog.runs_noted(note),
         }
     }
 
