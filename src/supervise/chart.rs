@@ -99,7 +99,7 @@ fn since(from: Option<Instant>, to: Option<Instant>) -> Option<f64> {
     Some((time.as_secs_f64() * 1e6).round() / 1e3)
 }
 
-fn name<'a>(unit: &'a Unit) -> &'a ServiceName {
+fn name(unit: &Unit) -> &ServiceName {
     &unit.machine.service().name
 }
 
