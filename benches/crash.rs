@@ -1,11 +1,13 @@
 //! What a crash costs: how long the process is held, when the report is in Redis, what analysing much debug
 //! information takes, beside gdb and eu-stack in the same run; and what being traced costs a healthy service.
 //!
-//! `cargo bench --bench crash [-- held|report|big|steady…]`. Absolute times belong to the machine; ratios are what to
+//! `cargo bench --bench crash [-- held|kernel|report|big|steady…]`. Absolute times belong to the machine; ratios are what to
 //! compare. `big` links some 300 MB of DWARF from one C++ file, many times over.
 
 #[path = "../tests/support/agent.rs"]
 mod agent;
+#[path = "../tests/support/pattern.rs"]
+mod pattern;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -14,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent::{AGENT, Agent};
+use pattern::Pattern;
 use support::{RedisServer, Scratch, entries, within};
 
 const ROUNDS: usize = 9;
@@ -26,6 +29,9 @@ fn main() {
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
     if is_wanted("held") {
         held();
+    }
+    if is_wanted("kernel") {
+        kernel();
     }
     if is_wanted("report") {
         report();
@@ -138,6 +144,69 @@ fn held_once(program: &Path, threads: &str) -> f64 {
         false if found.contains("µs") => number / 1e3,
         false => number * 1e3,
     }
+}
+
+/// Prints the milliseconds from the crash of a child with so many threads to its end.
+const ENDS: &str = r#"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+static pthread_barrier_t all;
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1e3 + t.tv_nsec / 1e6; }
+static void *idle(void *x) { pthread_barrier_wait(&all); for (;;) pause(); return x; }
+int main(int n, char **v) {
+  int count = atoi(v[1]) - 1, status; pthread_t t;
+  double *at = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  int child = fork();
+  if (!child) {
+    pthread_barrier_init(&all, 0, count + 1);
+    for (int i = 0; i < count; i++) pthread_create(&t, 0, idle, 0);
+    pthread_barrier_wait(&all); usleep(20000);
+    *at = now(); return *(volatile int *)0;
+  }
+  waitpid(child, &status, 0);
+  printf("%f\n", now() - *at);
+  return n != 2;
+}
+"#;
+
+/// By the kernel: the whole way of a process to its end, with the handler and without.
+fn kernel() {
+    let folder = Scratch::new("bench");
+    let program = compile(&folder, "ends.c", ENDS, &[]);
+    let ends = |threads: &str| -> f64 {
+        let output = Command::new(&program).arg(threads).output();
+        let text = String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned();
+        text.trim().parse().expect("a time")
+    };
+    let least_of = |threads: &str| -> (f64, f64) {
+        let times: Vec<f64> = (0..ROUNDS).map(|_| ends(threads)).collect();
+        (median(times.clone()), least(&times))
+    };
+    let counts = ["1", "16", "200"];
+    let without: Vec<(f64, f64)> = counts.iter().map(|count| least_of(count)).collect();
+    let place = Scratch::new("ka");
+    let Some(_pattern) = Pattern::take(&place) else {
+        return;
+    };
+    let text = format!(
+        "{}[service.s]\nexecutable = \"/bin/sleep\"\nargs = [\"1000\"]\n",
+        agent::head(&place, None)
+    );
+    let _agent = Agent::start_in(place, &text);
+    println!("from the crash to the end of the process, by the kernel's core_pattern");
+    for (count, without) in counts.iter().zip(without) {
+        let with = least_of(count);
+        println!(
+            "{count:>5} threads     {:>8.2} ms   least {:.2}   (with no core at all {:.2}, least {:.2})",
+            with.0, with.1, without.0, without.1
+        );
+    }
+    println!();
 }
 
 /// Says when it crashes (Unix nanoseconds), and does.

@@ -41,9 +41,11 @@
 pub mod accounts;
 pub mod aside;
 mod asked;
+mod awaited;
 mod cgroup;
 mod chart;
 mod child;
+mod chronicle;
 mod crashes;
 mod debugger;
 mod environment;
@@ -65,11 +67,13 @@ mod rules;
 pub mod run;
 #[cfg(test)]
 mod samples_for_tests;
+mod share;
 pub mod spawn;
 mod standing;
 mod state;
 mod status;
 mod steps;
 pub mod tasks;
+mod told;
 mod tree;
 mod watch;
