@@ -281,7 +281,7 @@ impl Shell {
                 return None;
             }
             Event::Board(entry) => {
-                self.board(&entry);
+                self.of_board(&entry);
                 return None;
             }
             // The sink's gauge says the same to whoever asks.

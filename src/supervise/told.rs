@@ -33,7 +33,7 @@ impl Shell {
     }
 
     /// An edge event of the board.
-    pub(super) fn board(&mut self, entry: &Entry) {
+    pub(super) fn of_board(&mut self, entry: &Entry) {
         self.heard(None, "board", entry);
     }
 
