@@ -107,12 +107,18 @@ pub fn place(frames: &[Frame]) -> Option<&Frame> {
 /// Sixteen hexadecimal digits; `None` without frames. A failed assertion, an uncaught exception and a fault are three
 /// things, also in one function: the signal takes part, and what the function called that led to it. That is the last
 /// of the skipped names, which a library exports and a rebuild does not change.
+/// Where all that is known is `main`, which every program has, the file that holds it takes part; elsewhere it does not,
+/// so that a program may be renamed.
 pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
     let mut cause = None;
     let trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
-    for name in trusted.filter_map(|f| f.function.as_deref()).map(normal) {
+    let mut module = "";
+    for frame in trusted {
+        let Some(name) = frame.function.as_deref().map(normal) else {
+            continue;
+        };
         if ENTRIES.contains(&name.as_str()) {
             break;
         }
@@ -123,6 +129,9 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
         if names.last() == Some(&name) {
             continue;
         }
+        if names.is_empty() {
+            module = frame.module.as_deref().unwrap_or_default();
+        }
         names.push(name);
         if names.len() == DEPTH {
             break;
@@ -130,6 +139,12 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     }
     if names.is_empty() {
         names.push(fallback(frames, first));
+    }
+    if names
+        .iter()
+        .all(|name| name == "main" || name == "main.main")
+    {
+        names.push(module.to_owned());
     }
     names.extend(cause.map(|name| name.trim_start_matches("__GI_").to_owned()));
     names.extend(signal.map(|number| number.to_string()));
@@ -300,6 +315,9 @@ mod tests {
         assert_eq!(of(&["", ""]), of(&[""]));
         assert_ne!(of(&[""]), of(&["abort"]));
         assert_eq!(signature(Some(11), &[]), None);
+        let mut elsewhere = frames(&["main"]);
+        elsewhere[0].module = Some("other".into());
+        assert_ne!(signature(Some(11), &elsewhere), Some(of(&["main"])));
         assert_ne!(
             signature(Some(6), &frames(&["f"])),
             signature(Some(11), &frames(&["f"]))
