@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::awaited::Awaited;
+use super::chart;
 use super::chronicle::Chronicle;
 use super::crashes::Crashes;
 use super::debugger;
@@ -280,6 +281,10 @@ impl Shell {
                 self.pools(service, &edges);
                 return None;
             }
+            Event::Board(entry) => {
+                self.of_board(&entry);
+                return None;
+            }
             // The sink's gauge says the same to whoever asks.
             Event::Redis { connected } => {
                 self.redis(connected);
@@ -403,6 +408,7 @@ impl Shell {
                     Err(why) => Reply::refused(why),
                 }
             }
+            Request::Graph => Reply::done(chart::document(&self.fleet)),
             Request::Events { after, wait: true } => {
                 self.chronicle.follow(id, after, now);
                 return None;
