@@ -93,6 +93,8 @@ fn handle(call: &Call, ways: &Ways<'_>) -> Result<(), String> {
     if !is_deadly(call.signal) || is_known(call.pid, &about) {
         return Ok(());
     }
+    // On a busy board the dying process, and so its restart, would wait for our turns.
+    let _ = rustix::process::nice(-15);
     // Closing it is what lets the process go.
     let dump = io::stdin();
     let mut found = find(call, &about);
