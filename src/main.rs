@@ -10,7 +10,7 @@ use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::control::client;
-use jettison_agent::{cli, crash, daemon, demo, diag, names, query, wrapp};
+use jettison_agent::{cli, crash, daemon, demo, diag, names, query, sink, wrapp};
 
 /// Linked, so that it is there in a static binary and in an image without files (`--features jemalloc`).
 #[cfg(feature = "jemalloc")]
@@ -39,7 +39,7 @@ fn perform(command: Command) -> i32 {
             argv,
         } => run_command(redis.as_deref(), name.as_deref(), restart, &argv),
         Command::Check { config } => check(config.as_deref()),
-        Command::Health { args } => query::main(&args, redis_of),
+        Command::Health { args } => query::main(&args, redis_of, &sink::ask::ask_within),
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),

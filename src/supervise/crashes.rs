@@ -83,7 +83,9 @@ impl Shell {
             signal,
             crash_id: crash_id.clone(),
         };
-        self.say(Entry::status(&streams, snapshot.at_ms, &word));
+        let entry = Entry::status(&streams, snapshot.at_ms, &word);
+        self.happened(id, "crash", &entry);
+        self.say(entry);
         self.crashes.latest.insert(id, crash_id.clone());
         self.hand_on(Dying {
             service,
