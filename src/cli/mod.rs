@@ -7,6 +7,7 @@
 pub mod args;
 pub mod gather;
 pub mod help;
+pub mod logs;
 pub mod run;
 pub mod show;
 pub mod verbs;
