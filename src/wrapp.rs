@@ -235,7 +235,7 @@ impl Heard {
                 say("Redis is available.");
                 Heard::There
             }
-            (Heard::Nothing, false) if !gauge.state.is_empty() => {
+            (Heard::Nothing, false) if !gauge.state.is_empty() && !gauge.is_well() => {
                 say("Initial Redis connection failed, will wait for Redis to become available...");
                 say("Waiting for Redis to become available...");
                 Heard::Waiting

@@ -133,3 +133,51 @@ fn nobody_listens_and_nobody_is_told() {
     errors.read_to_string(&mut said).expect("text");
     assert_eq!(said, "");
 }
+
+/// `url = ""`: the journal is where lines stay, the newest of them.
+#[test]
+fn without_redis_the_journal_is_the_store() {
+    let folder = Scratch::new("logs-none");
+    let configured = |services: &str| {
+        let run = folder.path();
+        format!(
+            "[agent]\nruntime_dir = {run:?}\nstate_dir = {run:?}\n[redis]\nurl = \"\"\n\
+             [spool]\nmemory = \"1MiB\"\ndisk = \"2MiB\"\noverflow = \"block\"\n{services}"
+        )
+    };
+    let mut agent = Agent::start_beside(&folder, &configured(TALK));
+    eventually("all lines", || texts(&logs(&agent, &[])).len() == 11);
+    assert_eq!(logs(&agent, &[]).stderr, b"");
+    assert_eq!(agent.status()["agent"]["redis"]["state"], "none");
+    assert_eq!(agent.ask(&["--probe", "--ready"]).status.code(), Some(0));
+    let begun = std::time::Instant::now();
+    assert_eq!(agent.stop().code(), Some(0));
+    assert!(begun.elapsed().as_millis() < 1_900, "nobody is waited for");
+    // The next life goes on, and the oldest lines make room.
+    let loud = "[service.loud]\nexecutable = \"/usr/bin/seq\"\nargs = [\"400000\"]\n\
+                restart = \"never\"\n";
+    let mut agent = Agent::start_beside(&folder, &configured(&format!("{TALK}{loud}")));
+    assert_eq!(
+        texts(&logs(&agent, &["-n", "11", "talk"]))[0],
+        "talk out 1",
+        "of the life before"
+    );
+    agent.wait_for("loud", "done");
+    eventually("the newest are there", || {
+        let kept = texts(&logs(&agent, &["-n", "500000", "loud"]));
+        kept.last().is_some_and(|last| last == "loud 400000")
+    });
+    let size: u64 = std::fs::read_dir(folder.join("spool"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").metadata().expect("data").len())
+        .sum();
+    assert!(size <= 2 << 20, "{size}");
+    let kept = texts(&logs(&agent, &["-n", "500000", "loud"]));
+    let numbers: Vec<u64> = kept.iter().map(|line| line[5..].parse().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    assert!(numbers.len() > 50_000, "{}", numbers.len());
+    // The quiet ones lost nothing, and nothing counts as lost.
+    assert_eq!(texts(&logs(&agent, &["talk"])).len(), 20);
+    assert_eq!(agent.status()["agent"]["redis"]["dropped"], 0);
+    assert_eq!(agent.stop().code(), Some(0));
+}

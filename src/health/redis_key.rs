@@ -48,6 +48,7 @@ fn address(settings: &Redis) -> Result<ConnectionInfo, RedisError> {
     let address = match &settings.endpoint {
         Endpoint::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
         Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        Endpoint::None => return Err(std::io::Error::other("there is no Redis").into()),
     };
     Ok(address.into_connection_info()?.set_redis_settings(info))
 }

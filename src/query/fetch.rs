@@ -157,6 +157,7 @@ fn connect(
 /// `localhost` is loopback whatever the machine's files say: a container may have none.
 fn addresses(endpoint: &Endpoint) -> Vec<ConnectionAddr> {
     match endpoint {
+        Endpoint::None => Vec::new(),
         Endpoint::Unix(path) => vec![ConnectionAddr::Unix(path.clone())],
         Endpoint::Tcp { host, port } if host.eq_ignore_ascii_case("localhost") => {
             ["127.0.0.1", "::1"]

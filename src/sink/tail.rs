@@ -24,7 +24,7 @@ use super::peek::{Part, Peek, Shelved};
 use super::redis::{Wire, connect};
 use super::resp::{Reply, command, parse};
 use super::stream::Stream;
-use crate::config::Redis;
+use crate::config::{Endpoint, Redis};
 use crate::record::{Source, StreamKind, Streams, Trim};
 
 /// How long Redis may take for anything before it counts as away.
@@ -155,8 +155,7 @@ impl<'a> Tail<'a> {
     /// The last lines, oldest first.
     async fn past(&mut self) -> Vec<Line> {
         let mut lines = Vec::new();
-        let talk = self.talk().await;
-        let in_redis = match talk {
+        let in_redis = match self.talk().await {
             Err(away) => Err(away),
             Ok(()) => self.past_of_redis(&mut lines).await,
         };
@@ -220,8 +219,7 @@ impl<'a> Tail<'a> {
     /// What has come since.
     async fn news(&mut self) -> Vec<Line> {
         let mut lines = Vec::new();
-        let talk = self.talk().await;
-        let in_redis = match talk {
+        let in_redis = match self.talk().await {
             Err(away) => Err(away),
             Ok(()) => self.news_of_redis(&mut lines).await,
         };
@@ -271,7 +269,7 @@ impl<'a> Tail<'a> {
     }
 
     async fn talk(&mut self) -> Result<(), String> {
-        if self.wire.is_some() {
+        if self.wire.is_some() || self.places.redis.endpoint == Endpoint::None {
             return Ok(());
         }
         let settings = &self.places.redis;
