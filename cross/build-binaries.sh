@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
     x86_64 | x86-64) archs+=(amd64) ;;
     all) archs+=(arm64 amd64) ;;
     --profile) profile=${2:?}; shift ;;
-    --features) features=${2:?}; shift ;;
+    --features) features=${2?}; shift ;;
     --toolchain) toolchain=${2:?}; shift ;;
     --out) mkdir -p "${2:?}"; out=$(cd "$2" && pwd); shift ;;
     --twice) twice=yes ;;
@@ -206,7 +206,7 @@ verify() { # ARCH FOLDER
     amd64) grep -q 'Machine: *Advanced Micro Devices X86-64' <<<"$header" || die "$binary is not for x86-64" ;;
   esac
   ! grep -qE 'INTERP|DYNAMIC' <<<"$header" || die "$binary is not static"
-  ! "${tools}readelf" -SW "$binary" | grep -qE '\.(symtab|debug_)' || die "$binary is not stripped"
+  ! "${tools}readelf" -SW "$binary" | grep -qE '\.(symtab|debug_info)' || die "$binary is not stripped"
   ! grep -qaF -e "$tree/" -e "${CARGO_HOME:-$HOME/.cargo}/" "$binary" || die "$binary names paths of this machine"
   if native "$arch"; then "$binary" --version >&2; elif command -v "qemu-$(machine_of "$arch")-static" >/dev/null; then
     "qemu-$(machine_of "$arch")-static" "$binary" --version >&2

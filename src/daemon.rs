@@ -24,6 +24,7 @@ use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::check::Means;
 use crate::health::device::Device;
 use crate::record::{Record, Trim};
+use crate::sink::backlog::Unwritten;
 use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
@@ -294,9 +295,8 @@ impl House {
         let health_words = words.clone();
         let means = Means {
             inbox: inbox.clone(),
-            // No way of their own through TLS or past sentinels.
-            redis: Some(settings.sink.redis.clone())
-                .filter(|redis| redis.tls.is_none() && redis.sentinel.is_none()),
+            redis: Some(sink::ask::asker(settings.sink.redis.clone())),
+            key_prefix: settings.sink.redis.key_prefix.clone(),
         };
         let health = tokio::spawn(async move {
             let device = Device::new(Path::new("/"), &settings.board, settings.trim);
@@ -358,9 +358,20 @@ impl House {
             tracing::warn!("the last crashes were not all analysed");
         }
         match hearing(&mut sink, &mut gauge, &mut told).await {
-            Ok(0) | Err(_) => {}
-            Ok(lost) => {
-                tracing::warn!("Redis is away: {lost} entries could not be delivered and are lost")
+            Ok(Unwritten {
+                lines: 0,
+                entries: 0,
+            })
+            | Err(_) => {}
+            Ok(Unwritten { lines, entries }) => {
+                let lines = match lines {
+                    1 => "1 line".to_owned(),
+                    lines => format!("{lines} lines"),
+                };
+                tracing::warn!(
+                    "Redis is away: {lines} and {entries} entries about runs could not be \
+                     delivered and are lost"
+                );
             }
         }
         told(News::Over);
@@ -458,7 +469,7 @@ async fn show_all(
     mut lines: mpsc::Receiver<Record>,
     mut words: mpsc::Receiver<Record>,
     show: fn(&Record),
-) -> u64 {
+) -> Unwritten {
     let (mut lines_open, mut words_open) = (true, true);
     while lines_open || words_open {
         tokio::select! {
@@ -472,7 +483,7 @@ async fn show_all(
             },
         }
     }
-    0
+    Unwritten::default()
 }
 
 /// Where the kernel's handler looks for the agent: its environment is empty.

@@ -319,6 +319,7 @@ fn show_status(screen: Screen, socket: &Path) {
     };
     let request = Request::Status {
         services: Vec::new(),
+        pss: false,
     };
     if let Ok(reply) = client::ask(&request, &search, Some(Duration::from_secs(1))) {
         screen.heading("How all stands: agent status");

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::handoff::{Pipes, Snapshot, Teller};
+use crate::handoff::{Pipes, PoolEdge, Snapshot, Teller};
 use crate::request::{KernelCopy, Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
@@ -63,6 +63,11 @@ pub enum Event {
         words: Vec<String>,
         limit: Duration,
         tell: Teller,
+    },
+    /// Pools ran empty or rose again: nobody's fate, but those who follow events are told.
+    Pools {
+        service: ServiceId,
+        edges: Vec<PoolEdge>,
     },
     /// Redis can be reached and accepts us, or not any more.
     Redis { connected: bool },

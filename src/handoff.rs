@@ -2,8 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::event::SpawnFailure;
 use crate::record::Streams;
@@ -171,8 +174,30 @@ impl std::fmt::Debug for Teller {
     }
 }
 
+/// One command to Redis, its arguments after its name.
+pub type Words = Vec<String>;
+
+/// What Redis says to one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Nothing,
+    Text(Vec<u8>),
+    Integer(i64),
+    Refused(String),
+    /// Of a form that none of our questions expects.
+    Other,
+}
+
+/// Asks Redis beside the outbox: commands for `value_db` → one answer each, or in words why there is none.
+pub type AskRedis = Arc<
+    dyn Fn(Vec<Words>) -> Pin<Box<dyn Future<Output = Result<Vec<Answer>, String>> + Send>>
+        + Send
+        + Sync,
+>;
+
 /// The states of a service as operators see them (CONTRACTS section 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     Waiting,
     Starting,
@@ -248,6 +273,8 @@ pub struct Snapshot {
     pub site: String,
     pub core: CoreFile,
     pub leads: Leads,
+    /// How long it stood still for this; zero where another held it.
+    pub held: Duration,
     /// What could not be captured.
     pub trouble: Option<String>,
 }
@@ -416,4 +443,13 @@ pub struct ServiceGauge {
     pub fds: u64,
     /// Category → health, sorted by category.
     pub health: std::collections::BTreeMap<String, i64>,
+    /// Category → the health of a full pool.
+    pub caps: std::collections::BTreeMap<String, i64>,
+}
+
+/// health → supervise: pools of a service that ran empty, or did and rose again, while its process lived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolEdge {
+    pub category: String,
+    pub health: i64,
 }

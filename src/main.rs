@@ -13,7 +13,9 @@ use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::control::client;
 use jettison_agent::sink::tail;
-use jettison_agent::{cli, clock, crash, daemon, demo, diag, names, nearest, query, record, wrapp};
+use jettison_agent::{
+    cli, clock, crash, daemon, demo, diag, names, nearest, query, record, sink, wrapp,
+};
 
 /// Linked, so that it is there in a static binary and in an image without files (`--features jemalloc`).
 #[cfg(feature = "jemalloc")]
@@ -42,7 +44,7 @@ fn perform(command: Command) -> i32 {
             argv,
         } => run_command(redis.as_deref(), name.as_deref(), restart, &argv),
         Command::Check { config } => check(config.as_deref()),
-        Command::Health { args } => query::main(&args, redis_of),
+        Command::Health { args } => query::main(&args, redis_of, &sink::ask::ask_within),
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
@@ -73,12 +75,21 @@ fn run(path: Option<&Path>) -> i32 {
         Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     if loaded.config.services.is_empty() && !loaded.config.agent.maintenance {
-        return complain(
-            "agent: the configuration has no service: nothing to supervise\n",
-            2,
-        );
+        if !has_manager() {
+            return complain(
+                "agent: the configuration has no service: nothing to supervise\n",
+                2,
+            );
+        }
+        // As a package has just installed it: the unit shows it, and its reload ends it.
+        tracing::warn!("the configuration has no service yet. Waiting; a reload looks again");
     }
     supervise(loaded, again(path))
+}
+
+/// Whether a manager listens that shows our state to whoever looks: sd_notify(3).
+fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| !name.is_empty())
 }
 
 /// What the kernel calls with the dump of a process that is dying.

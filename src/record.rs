@@ -97,6 +97,11 @@ impl Tally {
         self.lines.load(Ordering::Relaxed)
     }
 
+    /// Of the messages, without line ends.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -438,7 +443,10 @@ impl StatusEvent {
                 from_ms,
                 to_ms,
             } => (
-                format!("Dropped {count} entries."),
+                match count {
+                    1 => "Dropped 1 entry.".to_owned(),
+                    count => format!("Dropped {count} entries."),
+                },
                 vec![
                     event("dropped"),
                     ("count", text(count.to_string())),

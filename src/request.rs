@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::handoff::State;
 use crate::service::Pid;
 
 /// Tells the answers to requests that are under way apart.
@@ -23,6 +24,25 @@ pub enum Request {
     Status {
         #[serde(default)]
         services: Vec<String>,
+        /// Also each process' share of memory, which the kernel has to count.
+        #[serde(default, skip_serializing_if = "is_no")]
+        pss: bool,
+    },
+    /// What happened after the event of this number, the last that is kept: at once where there is something, else
+    /// (`wait`) once there is.
+    Events {
+        #[serde(default)]
+        after: u64,
+        #[serde(default)]
+        wait: bool,
+    },
+    /// Answered when each of the services has been in this state.
+    Wait {
+        services: Vec<String>,
+        state: State,
+        /// The answer is a refusal then.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
     },
     Start {
         services: Vec<String>,
@@ -113,6 +133,10 @@ fn yes() -> bool {
     true
 }
 
+fn is_no(flag: &bool) -> bool {
+    !flag
+}
+
 impl Request {
     /// Everyone may probe; every other verb needs authority over the agent.
     pub fn needs_authority(&self) -> bool {
@@ -148,6 +172,17 @@ impl Reply {
     }
 }
 
+/// `data` of an `events` reply.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventsAnswer {
+    /// Oldest first.
+    pub events: Vec<serde_json::Value>,
+    /// The number to ask after the next time.
+    pub last: u64,
+    /// Events after the one asked about that are not kept any more.
+    pub missed: u64,
+}
+
 /// `data` of a probe's reply. `reason` is one line, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeAnswer {
@@ -163,7 +198,11 @@ mod tests {
     fn the_wire_form_is_the_contracts() {
         let request: Request = serde_json::from_str(r#"{"verb": "status", "services": []}"#)
             .expect("the contract's own example");
-        assert_eq!(request, Request::Status { services: vec![] });
+        let expected = Request::Status {
+            services: vec![],
+            pss: false,
+        };
+        assert_eq!(request, expected);
         assert!(request.needs_authority());
         let probe: Request = serde_json::from_str(r#"{"verb":"probe"}"#).expect("defaults");
         assert!(!probe.needs_authority());

@@ -323,6 +323,56 @@ fn bad_input_gets_one_clear_error() {
 }
 
 #[test]
+fn under_a_manager_an_agent_waits_for_its_first_service() {
+    let folder = Scratch::new("manager");
+    let config = folder.file("agent.toml", &head(&folder, None));
+    let name = folder.join("manager.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&name).expect("a new socket");
+    manager
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
+    let mut command = std::process::Command::new(AGENT);
+    command
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &name)
+        .stderr(std::process::Stdio::null());
+    agent::die_with_parent(&mut command);
+    let mut child = command.spawn().expect("the agent starts");
+    let mut heard = String::new();
+    let mut hear_until = |text: &str| {
+        let mut message = [0; 4096];
+        while !heard.contains(text) {
+            let length = manager
+                .recv(&mut message)
+                .unwrap_or_else(|error| panic!("{text}: {error}; heard: {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&message[..length]));
+        }
+        heard = heard.split_off(heard.find(text).expect("it was heard") + text.len());
+    };
+    hear_until("READY=1\n");
+    hear_until("STATUS=no service yet\n");
+    let more = "[service.first]\nexecutable = \"sleep\"\nargs = [\"1000\"]\n";
+    let patient = head(&folder, None).replace("[redis]", "shutdown_timeout = \"7s\"\n[redis]");
+    folder.file("agent.toml", &format!("{patient}{more}"));
+    // SAFETY: plain system call, of a child that we own.
+    unsafe { libc::kill(child.id() as i32, libc::SIGHUP) };
+    hear_until("RELOADING=1\n");
+    hear_until("READY=1\n");
+    hear_until("STATUS=1 of 1 services are ready\n");
+    // SAFETY: as above.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    // The services' time, and some for the last words.
+    hear_until("STOPPING=1\nEXTEND_TIMEOUT_USEC=27000000\n");
+    let mut status = None;
+    eventually("it ends", || {
+        status = child.try_wait().expect("a child of ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
+#[test]
 fn what_cannot_start_says_why_and_the_rest_runs() {
     let server = RedisServer::start(&[]);
     let folder = Scratch::new("cannot");

@@ -41,14 +41,16 @@ const EDGES: &[&str] = &[
     "supervise/steps.rs",
     "supervise/watch.rs",
     "supervise/run.rs",
+    "supervise/share.rs",
+    "supervise/told.rs",
     "logs/pipe.rs",
     "logs/run.rs",
     "logs/tee.rs",
     "health/check.rs",
     "health/checks.rs",
-    "health/redis_key.rs",
     "health/sample.rs",
     "health/device.rs",
+    "health/nvme.rs",
     "health/sensors.rs",
     "health/run.rs",
     "crash/browse.rs",
@@ -65,6 +67,7 @@ const EDGES: &[&str] = &[
     "crash/run.rs",
     "crash/store.rs",
     "crash/examine.rs",
+    "sink/ask.rs",
     "sink/redis.rs",
     "sink/desk.rs",
     "sink/sentinel.rs",
@@ -80,6 +83,9 @@ const EDGES: &[&str] = &[
     "control/bind.rs",
     "control/client.rs",
     "cli/run.rs",
+    "cli/events.rs",
+    "cli/terminal.rs",
+    "cli/top.rs",
 ];
 
 /// Words that make a file an edge.
@@ -139,7 +145,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "nearest", "request", "service", "config", "handoff", "control",
+            "nearest", "request", "service", "config", "handoff", "control", "clock",
         ],
     ),
     ("diag", LINE),

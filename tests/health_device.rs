@@ -197,6 +197,7 @@ fn an_orin_as_documented() {
     let expected = [
         ("agent_version", env!("CARGO_PKG_VERSION")),
         ("boot_id", "5f1e"),
+        ("compatible", "nvidia,p3737-0000+p3701-0000 nvidia,tegra234"),
         ("cooling_cpufreq_cpu0_state", "0"),
         ("cooling_gpu_throttle_alert_state", "0"),
         ("cpu0_freq_mhz", "1728"),
@@ -227,8 +228,10 @@ fn an_orin_as_documented() {
         ("pressure_cpu_percent", "1.5"),
         ("pressure_io_percent", "0.3"),
         ("pressure_memory_percent", "0.0"),
+        ("serial_number", "1420123456789"),
         ("supply_ucsi_source_psy_1_00081_mw", "30000"),
         ("supply_ucsi_source_psy_1_00081_online", "1"),
+        ("supply_ucsi_source_psy_1_00081_type", "USB"),
         ("temp_cpu_thermal_c", "48.2"),
         ("temp_gpu_thermal_c", "45.0"),
         ("temp_tj_thermal_c", "48.2"),
@@ -277,5 +280,5 @@ fn what_changes_on_an_orin_is_told_once() {
         }
         rounds += 1;
     }
-    assert_eq!(rounds, 7);
+    assert_eq!(rounds, 8);
 }

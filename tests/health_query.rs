@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jettison_agent::config::{Endpoint, Redis, Secret};
-use jettison_agent::query;
+use jettison_agent::{query, sink};
 use support::{RedisServer, Scratch};
 
 fn redis_at(endpoint: Endpoint) -> Redis {
@@ -47,7 +47,7 @@ impl Answer {
 fn ask_with(load: impl Fn(Option<&Path>) -> Result<Redis, String>, args: &[&str]) -> Answer {
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = query::perform(&args, load, &mut out, &mut err);
+    let code = query::perform(&args, load, &sink::ask::ask_within, &mut out, &mut err);
     Answer {
         code,
         out: String::from_utf8(out).expect("UTF-8"),

@@ -319,3 +319,25 @@ fn counters_survive_the_agents_death_and_count_once() {
     }
     assert_eq!(agent.stop().code(), Some(0));
 }
+
+#[test]
+fn a_frozen_redis_fills_the_disk_and_loses_nothing() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("frozen");
+    // Many times what memory holds, over several segments, while nothing is acknowledged.
+    let services = "[spool]\nmemory = \"1MiB\"\ndisk = \"64MiB\"\n\
+        [service.flood]\nexecutable = \"/usr/bin/seq\"\nargs = [\"400000\"]\nrestart = \"never\"\n";
+    server.signal(libc::SIGSTOP);
+    let mut agent = next_life(&folder, &server, services);
+    eventually("the child is not held up", || {
+        agent.service("flood")["state"] == "done"
+    });
+    server.signal(libc::SIGCONT);
+    within(Duration::from_secs(60), "all is delivered", || {
+        spooled(&agent) == 0 && lines(&server, "flood").len() >= 400_000
+    });
+    assert!(lines(&server, "flood") == numbers(1, 400_000));
+    assert_eq!(agent.service("flood")["dropped"], 0);
+    assert_eq!(agent.status()["agent"]["redis"]["dropped"], 0);
+    assert_eq!(agent.stop().code(), Some(0));
+}

@@ -171,6 +171,155 @@ fn the_health_keys_may_be_anothers() {
     assert_eq!(agent.stop().code(), Some(0));
 }
 
+fn value(server: &RedisServer, key: &str) -> Option<String> {
+    let value = redis::cmd("GET").arg(key).query(&mut server.client(2));
+    value.expect("a text or nothing")
+}
+
+#[test]
+fn strange_names_and_huge_values() {
+    let server = RedisServer::start(&[]);
+    let markers = [
+        "{{__healthpool__init_init:7}}",
+        "{{__healthpool__a_init:99999999999999999999}}{{__healthpool__a_depletion_rate:0}}",
+        "{{__healthpool__health_beats}}",
+        "{{__healthpool___beats}}",
+        "{{__healthpool__b_health:5}}{{__healthpool__b_running:0}}{{__healthpool__b_init}}",
+    ];
+    let script: String = markers
+        .iter()
+        .map(|line| format!("echo \"{line}\"; "))
+        .collect();
+    let mut agent = Agent::start(Some(&server), &sh("s", &(script + "exec sleep 1000"), ""));
+    let of = |category: &str| pool(&server, "s", category);
+    eventually("they are pools", || {
+        of("init")[3] == Some(7) && of("a")[3] == Some(i64::MAX) && of("health")[0] == Some(1)
+    });
+    assert_eq!(of("a")[7], Some(i64::MAX));
+    assert_eq!(of("init")[1..5], [100, 10, 7, 20].map(Some));
+    // As markers they count as any other: their digits as they stood.
+    let marked = |key: &str| value(&server, &format!("wrapp:s:__healthpool__{key}"));
+    eventually("the last marker counts", || {
+        marked("b_init").as_deref() == Some("1")
+    });
+    assert_eq!(marked("a_init").as_deref(), Some("99999999999999999999"));
+    assert_eq!(marked("_beats").as_deref(), Some("1"));
+    assert_eq!(marked("b_health").as_deref(), Some("5"));
+    // No category, and properties that only the agent knows: no pools.
+    let pools: Vec<String> = scanned(&server).into_keys().collect();
+    assert_eq!(pools, ["s:a", "s:health", "s:init", "s:process"]);
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// CPU time of a process so far, in seconds.
+fn cpu_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let (_, rest) = stat.rsplit_once(')').expect("a name");
+    let fields: Vec<f64> = rest
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
+    // SAFETY: a plain number.
+    (fields[11] + fields[12]) / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
+}
+
+fn status_bytes(pid: i32, field: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let number = line.and_then(|line| line.trim_matches([':', ' ', '\t']).strip_suffix(" kB"));
+    number
+        .and_then(|number| number.trim().parse::<u64>().ok())
+        .expect("kB")
+        * 1024
+}
+
+/// Pools by markers of ten services, each with a beat a second.
+fn crowd(pools: usize, seconds: u64) {
+    let server = RedisServer::start(&[]);
+    let each = pools / 10;
+    let script = format!(
+        "one() {{ i=0; while [ $i -lt {each} ]; do echo \"{{{{__healthpool__p${{i}}_$1}}}}\"; i=$((i+1)); done; }}; \
+         one init:1000000; one cap:1000000; one depletion_rate:7; while :; do one beats; sleep 1; done"
+    );
+    let services: String = (0..10).map(|n| sh(&format!("s{n}"), &script, "")).collect();
+    let mut agent = Agent::start(Some(&server), &services);
+    let last = format!("p{}", each - 1);
+    within(Duration::from_secs(60), "all are there", || {
+        (0..10).all(|n| get(&server, &format!("s{n}"), &last, "beats") > Some(1))
+    });
+    let keys: usize = redis::cmd("DBSIZE")
+        .query(&mut server.client(2))
+        .expect("a number");
+    assert!(keys >= pools * 8, "{keys}");
+    let (begun, cpu) = (Instant::now(), cpu_seconds(agent.pid()));
+    // Every second every pool has fallen by 7, risen by 20 below its cap, and had a beat.
+    for _ in 0..seconds {
+        let before: Vec<_> = (0..10)
+            .map(|n| get(&server, &format!("s{n}"), &last, "beats"))
+            .collect();
+        within(Duration::from_secs(4), "beats are told", || {
+            (0..10).all(|n| get(&server, &format!("s{n}"), &last, "beats") > before[n])
+        });
+    }
+    let spent = (cpu_seconds(agent.pid()) - cpu) / begun.elapsed().as_secs_f64();
+    let (memory, most) = (
+        status_bytes(agent.pid(), "VmRSS") >> 20,
+        status_bytes(agent.pid(), "VmHWM") >> 20,
+    );
+    println!(
+        "{pools} pools: {:.1} % of a CPU, {memory} MiB, at most {most} MiB",
+        100.0 * spent
+    );
+    assert!(most < 120, "{most} MiB");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn a_thousand_pools() {
+    crowd(1000, 3);
+}
+
+#[test]
+#[ignore = "a minute of a busy CPU"]
+fn five_thousand_pools() {
+    crowd(5000, 20);
+}
+
+#[test]
+fn a_service_that_invents_pools_without_end_is_bounded_and_told() {
+    let server = RedisServer::start(&[]);
+    let script = "i=0; while [ $i -lt 5000 ]; do echo \"{{__healthpool__x${i}_beats}}\"; i=$((i+1)); done; \
+                  echo all; exec sleep 1000";
+    let mut agent = Agent::start(
+        Some(&server),
+        &(sh("s", script, "") + &sh("well", "exec sleep 1000", "")),
+    );
+    let told = || -> Vec<String> {
+        let all = support::entries(&mut server.client(1), "logs:app:s:error");
+        all.iter()
+            .filter_map(|entry| entry.field("message"))
+            .collect()
+    };
+    within(Duration::from_secs(40), "it is told", || !told().is_empty());
+    within(Duration::from_secs(40), "all markers counted", || {
+        value(&server, "wrapp:s:__healthpool__x4999_beats").is_some()
+    });
+    assert_eq!(told().len(), 1);
+    assert!(
+        told()[0].starts_with("Too many health pools: beyond 4096"),
+        "{:?}",
+        told()
+    );
+    eventually("those within the bound are there", || {
+        get(&server, "s", "x4000", "beats") == Some(1)
+    });
+    assert_eq!(get(&server, "s", "x4999", "beats"), None);
+    assert_eq!(get(&server, "well", "process", "running"), Some(1));
+    let process = pool(&server, "s", "process");
+    assert!(process[7] > Some(0), "{process:?}");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
 /// What a consumer sees that scans for pools, and one that asks the query tool for the same.
 fn scanned(server: &RedisServer) -> BTreeMap<String, BTreeMap<String, i64>> {
     let mut client = server.client(2);

@@ -526,6 +526,6 @@ fn the_manager_is_told() {
             .any(|entry| entry.starts_with("WATCHDOG"))
     );
     assert_eq!(driver.shutdown(), 0);
-    hear_until("STOPPING=1\n");
+    hear_until("STOPPING=1\nEXTEND_TIMEOUT_USEC=");
     std::fs::remove_dir_all(folder).expect("removed");
 }

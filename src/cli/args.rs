@@ -8,11 +8,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::events::Wanted;
 use super::gather::{Given, gather, text};
 use super::help;
+use super::screen::Sort;
 use super::show::clean;
 use super::verbs::{self, LATER, Name, VERBS, Verb, Words};
 use crate::config::Restart;
+use crate::handoff::State;
 use crate::nearest::nearest;
 use crate::service::Signal;
 
@@ -47,8 +50,23 @@ pub enum Command {
     },
     Status {
         json: bool,
+        pss: bool,
         services: Vec<String>,
         agent: Whom,
+    },
+    Events {
+        wanted: Wanted,
+        config: Option<PathBuf>,
+    },
+    Wait {
+        services: Vec<String>,
+        state: State,
+        timeout: Duration,
+        config: Option<PathBuf>,
+    },
+    Top {
+        sort: Sort,
+        config: Option<PathBuf>,
     },
     Start {
         services: Vec<String>,
@@ -129,6 +147,7 @@ pub enum Refusal {
 }
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `pid` is our own: as PID 1 `agent` alone means `agent run`.
 pub fn parse(argv: &[OsString], pid: u32) -> Result<Command, Refusal> {
@@ -243,6 +262,9 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         | Name::Reload
         | Name::Detach
         | Name::Stacks
+        | Name::Events
+        | Name::Wait
+        | Name::Top
         | Name::Shutdown => Command::Health { args },
     }
 }
@@ -262,9 +284,33 @@ fn command(given: Given) -> Result<Command, String> {
         },
         Name::Status => Command::Status {
             json: given.has("--json"),
+            pss: given.has("--pss"),
             services: given.services()?,
             agent: given.whom()?,
         },
+        Name::Events => {
+            given.no_words()?;
+            Command::Events {
+                wanted: Wanted {
+                    follow: given.has("-f") || given.has("--follow"),
+                    json: given.has("--json"),
+                },
+                config: given.path("--config")?,
+            }
+        }
+        Name::Wait => Command::Wait {
+            services: given.some_services()?,
+            state: state(&given)?,
+            timeout: given.timeout()?.unwrap_or(WAIT_TIMEOUT),
+            config: given.path("--config")?,
+        },
+        Name::Top => {
+            given.no_words()?;
+            Command::Top {
+                sort: sort(&given)?,
+                config: given.path("--config")?,
+            }
+        }
         Name::Start => Command::Start {
             services: given.some_services()?,
             wait,
@@ -307,6 +353,31 @@ fn command(given: Given) -> Result<Command, String> {
         Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Logs | Name::Demo => {
             own_arguments(given.verb.name, given.words)
         }
+    })
+}
+
+fn state(given: &Given) -> Result<State, String> {
+    let names = || State::ALL.into_iter().map(State::as_str);
+    let Some(word) = given.text("--state")? else {
+        let all: Vec<&str> = names().collect();
+        return Err(format!("names no state; --state {}", all.join("|")));
+    };
+    let state = State::ALL.into_iter().find(|state| state.as_str() == word);
+    state.ok_or_else(|| match nearest(&word, names()) {
+        Some(meant) => format!("unknown state {word:?}; did you mean {meant}?"),
+        None => format!("unknown state {word:?}; agent wait --help lists them"),
+    })
+}
+
+fn sort(given: &Given) -> Result<Sort, String> {
+    let Some(word) = given.text("--sort")? else {
+        return Ok(Sort::Name);
+    };
+    let names = || Sort::ALL.into_iter().map(Sort::as_str);
+    let found = Sort::ALL.into_iter().find(|sort| sort.as_str() == word);
+    found.ok_or_else(|| match nearest(&word, names()) {
+        Some(meant) => format!("cannot sort by {word:?}; did you mean {meant}?"),
+        None => format!("cannot sort by {word:?}; agent top --help lists the keys"),
     })
 }
 
@@ -488,6 +559,7 @@ mod tests {
             typed("agent status --json a b"),
             Ok(Command::Status {
                 json: true,
+                pss: false,
                 services: names(&["a", "b"]),
                 agent: Whom::default()
             })
@@ -596,7 +668,7 @@ mod tests {
             ("agent --probe --timeout 0", "is not a time"),
             ("agent --probe --ready=1", "takes no value"),
             ("agent reload x", "unexpected word \"x\""),
-            ("agent top", "not in this version"),
+            ("agent upgrade", "not in this version"),
         ] {
             let sentence = wrong(line);
             assert!(sentence.contains(part), "{line}: {sentence}");

@@ -5,10 +5,11 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::Command;
 use super::show::{self, Colour, Look};
+use super::{events, top};
 use crate::control::client::{self, Search, SocketsOf, Trouble};
 use crate::request::{ProbeAnswer, Reply, Request};
 
@@ -24,6 +25,13 @@ pub struct Question<'a> {
 /// For status, which an agent that lives answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// For `wait`, beyond its own time.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// An agent that has just been started is waited for, and how often it is looked for.
+const COMING: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Performs `command` with the real agent, stdout and stderr. `None`: no command for a
 /// running agent. `sockets_of` tells where the agent of a configuration listens; it is called
 /// only when the usual place has no agent, or when a configuration was named.
@@ -36,7 +44,39 @@ pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
         };
         client::ask(&question.request, &search, question.limit)
     };
-    perform(command, ask, &mut io::stdout(), &mut io::stderr(), look)
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    match command {
+        Command::Events { wanted, config } => {
+            let ask =
+                |request: &Request| ask(&asking(request, config.as_deref(), events::PATIENCE));
+            return Some(events::tell(*wanted, ask, &mut out, &mut err, look()));
+        }
+        Command::Top { sort, config } => {
+            let ask = |request: &Request| ask(&asking(request, config.as_deref(), top::PATIENCE));
+            return Some(top::show(*sort, ask, &mut err, look()));
+        }
+        _ => {}
+    }
+    // Often the next line of the script that has just started the agent.
+    if let Command::Wait { timeout, .. } = command {
+        let until = Instant::now() + COMING.min(*timeout);
+        let patiently = |question: &Question<'_>| loop {
+            match ask(question) {
+                Err(Trouble::NoAgent(_)) if Instant::now() < until => std::thread::sleep(AGAIN),
+                answer => return answer,
+            }
+        };
+        return perform(command, patiently, &mut out, &mut err, look);
+    }
+    perform(command, ask, &mut out, &mut err, look)
+}
+
+fn asking<'a>(request: &Request, config: Option<&'a Path>, limit: Duration) -> Question<'a> {
+    Question {
+        request: request.clone(),
+        config,
+        limit: Some(limit),
+    }
 }
 
 /// Colour only where someone looks (NO_COLOR: no-color.org), and never for `TERM=dumb`.
@@ -120,10 +160,14 @@ fn question(command: &Command) -> Option<Question<'_>> {
             });
         }
         Command::Status {
-            services, agent, ..
+            services,
+            pss,
+            agent,
+            ..
         } => {
             let request = Request::Status {
                 services: services.clone(),
+                pss: *pss,
             };
             (request, agent, agent.timeout.or(Some(PATIENCE)))
         }
@@ -178,6 +222,24 @@ fn question(command: &Command) -> Option<Question<'_>> {
             let service = service.clone();
             (Request::Stacks { service }, agent, agent.timeout)
         }
+        Command::Wait {
+            services,
+            state,
+            timeout,
+            config,
+        } => {
+            let request = Request::Wait {
+                services: services.clone(),
+                state: *state,
+                timeout_ms: Some(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            };
+            // The agent says what is not there yet; only one that hangs is not waited for.
+            return Some(Question {
+                request,
+                config: config.as_deref(),
+                limit: Some(timeout.saturating_add(MARGIN)),
+            });
+        }
         Command::Shutdown { agent } => (Request::Shutdown, agent, agent.timeout),
         Command::Run { .. }
         | Command::RunCommand { .. }
@@ -188,6 +250,8 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Core { .. }
         | Command::Logs { .. }
         | Command::Crashes { .. }
+        | Command::Events { .. }
+        | Command::Top { .. }
         | Command::Demo { .. }
         | Command::Version
         | Command::Help(_) => return None,

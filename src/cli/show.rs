@@ -22,7 +22,7 @@ pub enum Colour {
 }
 
 /// A longer name tells nothing more, and pushes the rest off the screen.
-const LONGEST_NAME: usize = 32;
+pub(super) const LONGEST_NAME: usize = 32;
 
 const HEADINGS: [&str; 10] = [
     "SERVICE", "STATE", "PID", "UPTIME", "RESTARTS", "EXIT", "CPU", "RSS", "LINES", "HEALTH",
@@ -33,7 +33,10 @@ const RIGHT: [bool; 10] = [
 ];
 const NAME: usize = 0;
 const STATE: usize = 1;
+const MEMORY: usize = 7;
 const HEALTH: usize = 9;
+/// Said only where it was asked for.
+const PSS: &str = "pss_bytes";
 
 /// `data` of a status reply as a page.
 pub fn status(data: &Value, look: Look) -> String {
@@ -44,7 +47,11 @@ pub fn status(data: &Value, look: Look) -> String {
         return page;
     }
     let rows: Vec<[String; 10]> = services.iter().map(cells).collect();
-    let mut widths = HEADINGS.map(|heading| heading.chars().count());
+    let mut headings = HEADINGS;
+    if services.iter().any(|service| service.get(PSS).is_some()) {
+        headings[MEMORY] = "PSS";
+    }
+    let mut widths = headings.map(|heading| heading.chars().count());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -52,7 +59,7 @@ pub fn status(data: &Value, look: Look) -> String {
     }
     fit(&mut widths, look);
     page.push('\n');
-    let headings = HEADINGS.map(str::to_owned);
+    let headings = headings.map(str::to_owned);
     page.push_str(&paint(
         &line(&headings, &widths, |_, cell| cell),
         Tone::Dim,
@@ -71,7 +78,7 @@ pub fn status(data: &Value, look: Look) -> String {
 }
 
 /// `agent 0.1.0 · pid 1 · up 2h 13m · redis connected`, and what waits for Redis.
-fn headline(agent: &Value, look: Look) -> String {
+pub(super) fn headline(agent: &Value, look: Look) -> String {
     let redis = &agent["redis"];
     let state = word(&redis["state"]);
     let tone = match state.as_str() {
@@ -108,7 +115,8 @@ fn cells(service: &Value) -> [String; 10] {
         Some(percent) => format!("{percent:.1}%"),
         None => "-".to_owned(),
     };
-    let rss = service["rss_bytes"].as_u64().filter(|size| *size > 0);
+    let memory = service.get(PSS).unwrap_or(&service["rss_bytes"]);
+    let memory = memory.as_u64().filter(|size| *size > 0);
     [
         cut(&word(&service["name"]), LONGEST_NAME),
         word(&service["state"]),
@@ -117,7 +125,7 @@ fn cells(service: &Value) -> [String; 10] {
         word(&service["restarts"]),
         word(&service["exit"]),
         cpu,
-        rss.map_or_else(|| "-".to_owned(), bytes),
+        memory.map_or_else(|| "-".to_owned(), bytes),
         word(&service["lines"]),
         health(&service["health"]),
     ]
@@ -169,7 +177,7 @@ fn line(
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tone {
+pub(super) enum Tone {
     Plain,
     Bold,
     Dim,
@@ -178,7 +186,7 @@ enum Tone {
     Bad,
 }
 
-fn state_tone(state: &str) -> Tone {
+pub(super) fn state_tone(state: &str) -> Tone {
     match state {
         "ready" | "done" => Tone::Good,
         "starting" | "waiting" | "stopping" | "backoff" => Tone::Busy,
@@ -188,7 +196,7 @@ fn state_tone(state: &str) -> Tone {
     }
 }
 
-fn paint(text: &str, tone: Tone, look: Look) -> String {
+pub(super) fn paint(text: &str, tone: Tone, look: Look) -> String {
     let code = match tone {
         Tone::Plain => return text.to_owned(),
         Tone::Bold => "1",
@@ -204,7 +212,7 @@ fn paint(text: &str, tone: Tone, look: Look) -> String {
 }
 
 /// `2h 13m`: the two largest units that matter.
-fn milliseconds(value: &Value) -> String {
+pub(super) fn milliseconds(value: &Value) -> String {
     let Some(milliseconds) = value.as_u64() else {
         return "-".to_owned();
     };
@@ -220,7 +228,7 @@ fn milliseconds(value: &Value) -> String {
 }
 
 /// `12.3 MiB`: three digits at most before the unit changes.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1000.0 {
@@ -236,7 +244,7 @@ fn bytes(count: u64) -> String {
 }
 
 /// A scalar as it stands; a dash for what is not said.
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
@@ -251,11 +259,14 @@ pub fn clean(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
+    if width == 0 {
+        return String::new();
+    }
+    let mut short: String = text.chars().take(width - 1).collect();
     short.push('…');
     short
 }

@@ -20,6 +20,9 @@ pub enum Name {
     Crashes,
     Logs,
     Symbolize,
+    Events,
+    Wait,
+    Top,
     Demo,
 }
 
@@ -198,11 +201,83 @@ pub const VERBS: &[Verb] = &[
                 value: None,
                 help: "for programs",
             },
+            Flag {
+                long: "--pss",
+                value: None,
+                help: "also each process' proportional share of memory",
+            },
             TIMEOUT,
             CONFIG_OF,
         ],
         words: Words::Services,
         more: "",
+    },
+    Verb {
+        name: Name::Top,
+        word: "top",
+        group: Group::Look,
+        usage: &["[--sort KEY]"],
+        summary: "live full-screen view; q leaves it",
+        flags: &[
+            Flag {
+                long: "--sort",
+                value: Some("KEY"),
+                help: "name (default), state, cpu, memory, lines or health",
+            },
+            CONFIG_OF,
+        ],
+        words: Words::None,
+        more: "Keys: q leaves, s n c m l h sort, arrows and Page Up/Down scroll.\n\
+               Where stdout is no terminal it prints one view and ends.\n",
+    },
+    Verb {
+        name: Name::Events,
+        word: "events",
+        group: Group::Look,
+        usage: &["[-f] [--json]"],
+        summary: "changes of state and health, as they happen",
+        flags: &[
+            Flag {
+                long: "-f",
+                value: None,
+                help: "go on until the agent ends",
+            },
+            Flag {
+                long: "--follow",
+                value: None,
+                help: "the same",
+            },
+            Flag {
+                long: "--json",
+                value: None,
+                help: "one JSON object a line",
+            },
+            CONFIG_OF,
+        ],
+        words: Words::None,
+        more: "Begins with the last thousand that the agent keeps.\n",
+    },
+    Verb {
+        name: Name::Wait,
+        word: "wait",
+        group: Group::Look,
+        usage: &["SERVICE… --state STATE [--timeout TIME]"],
+        summary: "return when all services have reached a state",
+        flags: &[
+            Flag {
+                long: "--state",
+                value: Some("STATE"),
+                help: "waiting, starting, ready, stopping, stopped, backoff, failed or done",
+            },
+            Flag {
+                long: "--timeout",
+                value: Some("TIME"),
+                help: "give up after this time (default: 30s)",
+            },
+            CONFIG_OF,
+        ],
+        words: Words::SomeServices,
+        more: "Each has to be there once. Exit code 0 when all were, 1 when the time is over.\n",
     },
     Verb {
         name: Name::Health,
@@ -376,7 +451,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Promised for a later version: named, so that nobody takes them for a slip.
-pub const LATER: &[&str] = &["upgrade", "top", "events", "wait", "graph", "init"];
+pub const LATER: &[&str] = &["upgrade", "graph", "init"];
 
 pub fn find(word: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.word == word)

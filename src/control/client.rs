@@ -111,7 +111,8 @@ pub fn ask(
     search: &Search<'_>,
     limit: Option<Duration>,
 ) -> Result<Reply, Trouble> {
-    let until = limit.map(|limit| Instant::now() + limit);
+    // A limit beyond the clock is none.
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut looked: Vec<(PathBuf, io::Error)> = Vec::new();
     for step in steps(search) {
         for socket in step.sockets(search)? {

@@ -25,8 +25,10 @@ use super::peer::{Authority, authority, has_left};
 use crate::event::Event;
 use crate::request::{Reply, Request, RequestId};
 
-/// Operators are few; beyond this someone is playing.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections of operators, who are few; some follow events or wait for a state for hours.
+const OPERATORS: usize = 128;
+/// Connections of strangers, who only probe. Neither takes a place of the other.
+const STRANGERS: usize = 64;
 /// A connection that has completed no request for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 /// A client that does not read its reply for so long is left.
@@ -63,31 +65,16 @@ struct Place {
     idle_since: Option<Instant>,
 }
 
-impl Place {
-    /// Who gives way to a newcomer, least first: strangers before operators, idle before busy,
-    /// then whoever has been idle for longest. `None`: this one stays. Only an operator
-    /// interrupts a request, and only a stranger's.
-    fn rank(&self, newcomer: Authority) -> Option<(Class, bool, Option<Instant>)> {
-        let (class, stays_when_busy) = match (newcomer, self.authority) {
-            (Authority::Operator, Authority::Stranger { .. }) => (Class::Stranger, false),
-            (Authority::Stranger { .. }, Authority::Stranger { .. }) => (Class::Stranger, true),
-            (Authority::Operator, Authority::Operator) => (Class::Operator, true),
-            (Authority::Stranger { .. }, Authority::Operator) => return None,
-        };
-        let busy = self.idle_since.is_none();
-        (!(busy && stays_when_busy)).then_some((class, busy, self.idle_since))
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    Stranger,
-    Operator,
-}
-
 impl Hub {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, id: RequestId, reply: Reply) {
+        if let Some(asker) = self.table().waiting.remove(&id) {
+            // An asker that left in this moment needs no reply.
+            let _ = asker.send(reply);
+        }
     }
 
     /// When a stranger who comes now may go on.
@@ -139,12 +126,7 @@ pub async fn run(
                 }
             },
             answered = replies.recv() => match answered {
-                Some((id, reply)) => {
-                    if let Some(asker) = hub.table().waiting.remove(&id) {
-                        // An asker that left in this moment needs no reply.
-                        let _ = asker.send(reply);
-                    }
-                }
+                Some((id, reply)) => hub.answer(id, reply),
                 None => break,
             },
             () = inbox.closed() => break,
@@ -157,7 +139,10 @@ pub async fn run(
             }
         }
     }
-    // Those who still wait learn that nobody answers any more.
+    // The last answers, and those who still wait learn that nobody answers any more.
+    while let Ok((id, reply)) = replies.try_recv() {
+        hub.answer(id, reply);
+    }
     hub.table().waiting.clear();
     drop(listener);
     let _ = timeout(LAST_WORDS, async {
@@ -205,7 +190,7 @@ impl Accepting {
     }
 }
 
-/// Gives a new connection a place, at the cost of the least worthy one when all are taken.
+/// Gives a new connection a place; when all of its kind are taken, that of whoever has been idle for longest.
 fn seat(stream: UnixStream, access: Access, hub: &Arc<Hub>, tasks: &mut JoinSet<()>) -> Accepting {
     let authority = match authority(&stream, access) {
         Ok(authority) => authority,
@@ -214,20 +199,20 @@ fn seat(stream: UnixStream, access: Access, hub: &Arc<Hub>, tasks: &mut JoinSet<
             return Accepting::Well;
         }
     };
-    let next = match authority {
-        Authority::Operator => Accepting::Well,
-        Authority::Stranger { .. } => Accepting::after_a_stranger(hub),
+    let (next, most) = match authority {
+        Authority::Operator => (Accepting::Well, OPERATORS),
+        Authority::Stranger { .. } => (Accepting::after_a_stranger(hub), STRANGERS),
     };
     let mut table = hub.table();
-    if table.places.len() >= MAX_CONNECTIONS {
-        let leaving = table
-            .places
-            .iter()
-            .filter_map(|(id, place)| Some((place.rank(authority)?, *id)))
-            .min()
-            .map(|(_, id)| id);
+    let alike = |place: &Place| {
+        std::mem::discriminant(&place.authority) == std::mem::discriminant(&authority)
+    };
+    if table.places.values().filter(|place| alike(place)).count() >= most {
+        let idle = table.places.iter().filter(|(_, place)| alike(place));
+        let leaving = idle.filter_map(|(id, place)| Some((place.idle_since?, *id)));
+        let leaving = leaving.min().map(|(_, id)| id);
         let Some(place) = leaving.and_then(|id| table.places.remove(&id)) else {
-            // Everyone worthier is being answered: the newcomer is closed, and may try again.
+            // All are being answered: the newcomer is closed, and may try again.
             return next;
         };
         place.handle.abort();

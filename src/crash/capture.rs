@@ -15,6 +15,7 @@ pub(super) mod proc;
 mod ptrace;
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::crash::core_write::Thread;
 use crate::crash::kernel::Ownership;
@@ -74,6 +75,7 @@ impl Tracer for Ptrace {
         if !ours {
             seize_threads(pid, ptrace::O_TRACECLONE)?;
         }
+        let since = Instant::now();
         let halted = halt::halt(pid, None, ended);
         if halted.threads.is_empty() {
             self.release(halted, ours);
@@ -82,7 +84,11 @@ impl Tracer for Ptrace {
         let about = memory::read_text(&format!("/proc/{pid}/status"));
         let (copy, leads) = (halted_copy(pid, pid, None, &about, &halted), leads(pid));
         self.release(halted, ours);
-        Ok(Box::new(copy.finish(None, leads)))
+        let held = since.elapsed();
+        Ok(Box::new(Snapshot {
+            held,
+            ..copy.finish(None, leads)
+        }))
     }
 
     fn adopt(&mut self, pid: Pid, forks: bool) -> Result<(), String> {
@@ -194,21 +200,22 @@ fn is_deadly(signal: i32) -> bool {
 
 /// Copies a process that is about to die of `signal`, and lets it.
 fn last_moment(tid: Pid, signal: i32, about: &str, ended: &mut Vec<(Pid, i32)>) -> Snapshot {
+    let since = Instant::now();
     let pid = proc::number(about, "Tgid").map_or(tid, |pid| pid as Pid);
     let siginfo = ptrace::siginfo(tid);
     let halted = halt::halt(pid, Some((tid, Resume::Go(signal))), ended);
     let mut copy = halted_copy(pid, tid, Some(signal), about, &halted);
     let leads = leads(pid);
     halted.let_go(Some(tid));
+    let held = since.elapsed();
     copy.siginfo = siginfo.unwrap_or_default();
-    copy.finish(Some(Signal(signal)), leads)
+    Snapshot {
+        held,
+        ..copy.finish(Some(Signal(signal)), leads)
+    }
 }
 
 fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &Halted) -> Copy {
-    let mut trouble = Vec::new();
-    if !halted.moving.is_empty() {
-        trouble.push(format!("{} threads did not stop", halted.moving.len()));
-    }
     let mut tids: Vec<Pid> = halted.threads.keys().copied().collect();
     tids.sort_by_key(|tid| (*tid != first, *tid != pid, *tid));
     let threads = tids
@@ -221,11 +228,12 @@ fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &
             })
         })
         .collect();
-    let memory = Memory::open(pid, first, about);
-    Copy {
-        trouble,
-        ..copy(pid, about, threads, memory)
+    let mut copy = copy(pid, about, threads, Memory::open(pid, first, about));
+    if !halted.moving.is_empty() {
+        let moving = format!("{} threads did not stop", halted.moving.len());
+        copy.trouble.push(moving);
     }
+    copy
 }
 
 /// `None` for a thread that was killed meanwhile.

@@ -221,6 +221,7 @@ fn capture(call: &Call, about: &str) -> Snapshot {
             site: String::new(),
             core: CoreFile::Missing,
             leads: Leads::default(),
+            held: Duration::ZERO,
             trouble: Some(why),
         },
     }

@@ -63,6 +63,47 @@ pub fn end_of_life(text: &str) -> Option<&'static str> {
     }
 }
 
+/// What an NVMe controller says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Smart {
+    /// Of the life that its maker expects; may exceed 100 (255 is as much or more).
+    pub worn_percent: u8,
+    /// Of the reserve, what is left.
+    pub spare_percent: u8,
+    /// The reserve is below its threshold, the device degraded or read-only.
+    pub is_failing: bool,
+}
+
+/// Get Log Page 02h, SMART / Health Information (NVM Express base specification): byte 0 critical warning, 3
+/// available spare, 5 percentage used. A page of zeroes is no answer.
+pub fn smart(page: &[u8]) -> Option<Smart> {
+    let (warning, spare, used) = (*page.first()?, *page.get(3)?, *page.get(5)?);
+    (spare <= 100 && page.iter().any(|byte| *byte != 0)).then_some(Smart {
+        worn_percent: used,
+        spare_percent: spare,
+        is_failing: warning & 0b0_1101 != 0,
+    })
+}
+
+/// The sum below a list of who holds memory of the GPU (`total   1234K`) → bytes.
+pub fn total_bytes(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("total"))?;
+    let kibibytes: u64 = line.trim().strip_suffix('K')?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Texts of the device tree, each with its NUL → one line.
+pub fn words(text: &str) -> Option<String> {
+    let words: Vec<&str> = text
+        .split(['\0', '\n'])
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
 fn hexadecimal(text: &str) -> Option<u32> {
     u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
@@ -190,6 +231,24 @@ mod tests {
         assert_eq!(worn_percent("0x01 0x03\n").as_deref(), Some("30"));
         assert_eq!(worn_percent("0x00 0x00\n"), None);
         assert_eq!(end_of_life("0x02\n"), Some("warning"));
+        let mut page = [0; 512];
+        assert_eq!(smart(&page), None);
+        (page[0], page[3], page[4], page[5]) = (0b10, 97, 10, 12);
+        let well = Smart {
+            worn_percent: 12,
+            spare_percent: 97,
+            is_failing: false,
+        };
+        assert_eq!(smart(&page), Some(well), "too warm is not worn");
+        page[0] = 0b1001;
+        assert!(smart(&page).is_some_and(|smart| smart.is_failing));
+        let clients =
+            "CLIENT PROCESS PID SIZE\nuser lidar 4242 1024K\ntotal                 2048K\n";
+        assert_eq!(total_bytes(clients), Some(2048 * 1024));
+        assert_eq!(
+            words("nvidia,p3737\0nvidia,tegra234\0").as_deref(),
+            Some("nvidia,p3737 nvidia,tegra234")
+        );
         let text = "some avg10=1.53 avg60=0.10 avg300=0.00 total=1\nfull avg10=0.00";
         assert_eq!(pressure(text).as_deref(), Some("1.5"));
         assert_eq!(megahertz("1300500000\n").as_deref(), Some("1300"));

@@ -11,9 +11,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::pool::{Input, Pool, Values};
-use crate::handoff::{Beat, BeatKind, PoolSettings, ServiceGauge, Standing};
-use crate::record::{Gauge, POOL_PROPERTIES, pool_key, service_key};
-use crate::service::{Pid, ServiceName};
+use crate::handoff::{Beat, BeatKind, PoolEdge, PoolSettings, ServiceGauge, Standing};
+use crate::record::{Gauge, POOL_PROPERTIES, Streams, pool_key, service_key};
+use crate::service::{Pid, ServiceId, ServiceName};
+
+/// Up to so many pools of its own a service may invent one more: each takes about 3 KiB here, and eight keys.
+pub const POOLS: usize = 4096;
+/// The same for the pools of all services.
+pub const ALL_POOLS: usize = 16_384;
+/// Bytes of an invented category.
+pub const CATEGORY: usize = 256;
 
 /// The pool that every service has: a beat each second while its process lives and
 /// its checks pass.
@@ -33,6 +40,20 @@ pub struct Book {
     forgotten: Vec<Gauge>,
 }
 
+/// What became of a marker.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Pool,
+    /// Nobody knows of whom it is.
+    Nobody,
+    /// It would be one pool too many; `first` of this service.
+    TooMany {
+        service: ServiceName,
+        streams: Arc<Streams>,
+        first: bool,
+    },
+}
+
 #[derive(Debug)]
 struct Page {
     standing: Standing,
@@ -42,6 +63,7 @@ struct Page {
     told: Vec<(Cow<'static, str>, String)>,
     /// Its checks say that it works.
     passing: bool,
+    told_too_many: bool,
     pools_due: bool,
     state_due: bool,
 }
@@ -50,6 +72,8 @@ struct Page {
 struct Entry {
     pool: Pool,
     told: Option<Values>,
+    /// As of the last [`Book::edges`]: its process lives, and it is at 0.
+    is_empty: bool,
 }
 
 impl Book {
@@ -83,14 +107,61 @@ impl Book {
         }
     }
 
-    /// A marker said something; false where nobody knows of whom.
-    pub fn beat(&mut self, now: Instant, beat: Beat) -> bool {
+    /// A marker said something.
+    pub fn beat(&mut self, now: Instant, beat: Beat) -> Heard {
         let service = self.by_stream.get(&beat.stream_name);
-        let Some(page) = service.and_then(|service| self.pages.get_mut(service)) else {
-            return false;
+        let page = |service| self.pages.get(service);
+        let Some((service, page)) = service.and_then(|service| Some((service, page(service)?)))
+        else {
+            return Heard::Nobody;
         };
+        // Counted only for a new category, which comes at most so often.
+        let is_new = !page.pools.contains_key(&beat.category);
+        let too_many = is_new
+            && (page.pools.len() >= POOLS
+                || beat.category.len() > CATEGORY
+                || self
+                    .pages
+                    .values()
+                    .map(|page| page.pools.len())
+                    .sum::<usize>()
+                    >= ALL_POOLS);
+        let Some(page) = self.pages.get_mut(service) else {
+            return Heard::Nobody;
+        };
+        if too_many {
+            return Heard::TooMany {
+                service: page.standing.service.clone(),
+                streams: Arc::clone(&page.standing.streams),
+                first: !std::mem::replace(&mut page.told_too_many, true),
+            };
+        }
         page.mark(now, beat.category, beat.what);
-        true
+        Heard::Pool
+    }
+
+    /// Pools that ran empty while their process lived, or rose again, since the last call.
+    pub fn edges(&mut self) -> Vec<(ServiceId, Vec<PoolEdge>)> {
+        let mut all = Vec::new();
+        for page in self.pages.values_mut() {
+            let mut edges = Vec::new();
+            for (category, entry) in &mut page.pools {
+                let health = entry.pool.health();
+                let is_empty = entry.pool.is_up() && health == 0;
+                // The end of a process is told as such.
+                if is_empty != entry.is_empty && entry.pool.is_up() {
+                    edges.push(PoolEdge {
+                        category: category.clone(),
+                        health,
+                    });
+                }
+                entry.is_empty = is_empty;
+            }
+            if !edges.is_empty() {
+                all.push((page.standing.id, edges));
+            }
+        }
+        all
     }
 
     /// A check passed: a beat of the pool of its name.
@@ -166,15 +237,22 @@ impl Book {
                 None => services.entry(name.clone()).or_default(),
             };
             let mut health = std::mem::take(&mut shown.health);
-            health.retain(|category, _| page.pools.contains_key(category));
-            for (category, entry) in &page.pools {
-                match health.get_mut(category) {
-                    Some(shown) => *shown = entry.pool.health(),
-                    None => drop(health.insert(category.clone(), entry.pool.health())),
+            let mut caps = std::mem::take(&mut shown.caps);
+            for (values, value) in [
+                (&mut health, Pool::health as fn(&Pool) -> i64),
+                (&mut caps, Pool::cap),
+            ] {
+                values.retain(|category, _| page.pools.contains_key(category));
+                for (category, entry) in &page.pools {
+                    match values.get_mut(category) {
+                        Some(shown) => *shown = value(&entry.pool),
+                        None => drop(values.insert(category.clone(), value(&entry.pool))),
+                    }
                 }
             }
             *shown = ServiceGauge {
                 health,
+                caps,
                 ..page.usage.clone()
             };
         }
@@ -208,6 +286,7 @@ impl Page {
             usage: ServiceGauge::default(),
             told: Vec::new(),
             passing: true,
+            told_too_many: false,
             pools_due: true,
             state_due: true,
         }
@@ -313,6 +392,7 @@ impl Page {
             ("threads", usage.threads.to_string()),
             ("fds", usage.fds.to_string()),
             ("lines", tally.lines().to_string()),
+            ("bytes", tally.bytes().to_string()),
             ("dropped", tally.dropped().to_string()),
         ];
         let field = |(name, value)| (Cow::Borrowed(name), value);
@@ -336,7 +416,11 @@ impl Entry {
         if running {
             pool.step(now, Input::Start);
         }
-        Entry { pool, told: None }
+        Entry {
+            pool,
+            told: None,
+            is_empty: false,
+        }
     }
 }
 

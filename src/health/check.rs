@@ -15,10 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::probe::Outcome;
-use super::redis_key;
-use crate::config::Redis;
 use crate::event::Event;
-use crate::handoff::{CheckKind, CheckSettings, CommandWord, Pipes, Teller};
+use crate::handoff::{Answer, AskRedis, CheckKind, CheckSettings, CommandWord, Pipes, Teller};
 use crate::service::{Exit, ServiceId};
 
 /// Of an answer of HTTP: status, headers and the part of the body that is looked at.
@@ -33,7 +31,8 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub struct Means {
     pub inbox: mpsc::Sender<Event>,
     /// `None` where there is none.
-    pub redis: Option<Redis>,
+    pub redis: Option<AskRedis>,
+    pub key_prefix: String,
 }
 
 pub async fn perform(means: &Means, service: ServiceId, check: &CheckSettings) -> Outcome {
@@ -74,7 +73,7 @@ async fn look(means: &Means, service: ServiceId, check: &CheckSettings) -> Outco
         CheckKind::Tcp { host, port } => of(connect(host, *port).await),
         CheckKind::Unix(path) => of(UnixStream::connect(path).await),
         CheckKind::Redis(key) => match &means.redis {
-            Some(redis) => redis_key::exists(redis, key).await,
+            Some(ask) => exists(ask, &means.key_prefix, key).await,
             None => Outcome::Unknown,
         },
         CheckKind::File { path, max_age } => {
@@ -85,6 +84,16 @@ async fn look(means: &Means, service: ServiceId, check: &CheckSettings) -> Outco
                 Err(_) => Outcome::Unknown,
             }
         }
+    }
+}
+
+/// Redis being away says nothing about a service: nobody is restarted for an outage of another.
+async fn exists(ask: &AskRedis, prefix: &str, key: &str) -> Outcome {
+    let command = vec!["EXISTS".to_owned(), format!("{prefix}{key}")];
+    match ask(vec![command]).await.as_deref() {
+        Ok([Answer::Integer(1)]) => Outcome::Passed,
+        Ok([Answer::Integer(0)]) => Outcome::Failed(format!("there is no key {key}")),
+        Ok(_) | Err(_) => Outcome::Unknown,
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::check::{Means, perform};
 use super::probe::{Input, Out, Outcome, Probe};
 use crate::event::Event;
-use crate::handoff::{CheckAction, CheckKind, CheckSettings, Standing, State};
+use crate::handoff::{CheckAction, CheckSettings, Standing, State};
 use crate::service::{Pid, ServiceId, ServiceName};
 
 /// Until a full inbox is tried again.
@@ -28,8 +28,6 @@ pub struct Checks {
     over: mpsc::UnboundedReceiver<Over>,
     /// Verdicts that the inbox has not taken yet.
     waiting: VecDeque<Event>,
-    /// That checks of Redis have no way there.
-    warned: bool,
 }
 
 struct Watched {
@@ -79,7 +77,6 @@ impl Checks {
             tell,
             over,
             waiting: VecDeque::new(),
-            warned: false,
         }
     }
 
@@ -97,11 +94,6 @@ impl Checks {
             .or_insert_with(|| Watched::new(standing));
         if watched.settings != standing.checks {
             watched.configure(now, standing);
-        }
-        let by_redis = |check: &CheckSettings| matches!(check.what, CheckKind::Redis(_));
-        if self.means.redis.is_none() && standing.checks.iter().any(by_redis) && !self.warned {
-            self.warned = true;
-            warn!("checks by `redis` say nothing: they know neither TLS nor sentinels yet");
         }
         if watched.process != process {
             watched.process = process;

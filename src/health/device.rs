@@ -5,6 +5,26 @@
 //! millisecond), so each second reads one group of them, and the hash is told when all have
 //! had their turn. A sensor that was told and is gone is told as `absent`, one that says what
 //! cannot be as `stale`.
+//!
+//! The fields, each there where the board has the sensor; `<x>` is the kernel's own label in lower case:
+//!
+//! | field | unit |
+//! |---|---|
+//! | `temp_<zone>_c` | °C: thermal zones and hwmon |
+//! | `power_<rail>_mw`, `power_total_mw` | mW: INA3221; the total is `VDD_IN` where there is one, else the sum |
+//! | `supply_<name>_{online,mw,type,model}` | USB-C and other supplies |
+//! | `gpu_load_percent`, `gpu_freq_mhz`, `gpu_gpc<n>_freq_mhz` | %, MHz; a load that stays at 0 against its clock is `stale` |
+//! | `emc_freq_mhz`, `cpu<n>_freq_mhz`, `cpus_online` | MHz of memory and of each cluster of CPUs; `0-7` |
+//! | `cpu_percent` | % of all CPUs together |
+//! | `memory_{total,available,gpu}_bytes`, `disk_{total,free}_bytes` | bytes; `gpu`: what it holds of the shared memory |
+//! | `pressure_{cpu,memory,io}_percent` | % of the last 10 s in which somebody waited |
+//! | `fan_pwm`, `fan_rpm` | 0 to 255; turns a minute |
+//! | `power_mode` | of nvpmodel |
+//! | `cooling_<device>_state`, `throttle_oc<n>_events` | 0 is not throttled; over-current events since the start |
+//! | `mmcblk<n>_worn_percent`, `mmcblk<n>_end_of_life` | % in tens; `normal`, `warning`, `urgent` |
+//! | `nvme<n>_{worn,spare}_percent`, `nvme<n>_end_of_life` | % of the expected life, of the reserve that is left |
+//! | `model`, `serial_number`, `compatible`, `boardids`, `l4t_release`, `boot_id`, `agent_version` | texts |
+//! | `heartbeat_ms` | Unix milliseconds of this report |
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -13,6 +33,7 @@ use std::sync::Arc;
 
 use super::board::{self, CpuTimes};
 use super::edges::{Edges, Seen};
+use super::nvme::Controllers;
 use super::sensors::{Sensor, What, read, search};
 use crate::handoff::Board;
 use crate::record::{Entry, Gauge, Streams, Trim, device_key};
@@ -22,6 +43,9 @@ const ROUND: u64 = 5;
 
 /// Rounds between two searches for sensors.
 const SEARCH_EVERY: u64 = 12;
+
+/// Searches between two questions to the disks: ten minutes.
+const WEAR_EVERY: u64 = 10;
 
 /// Events that wait for the outbox; beyond it the oldest is dropped, and counted.
 const EVENTS: usize = 256;
@@ -37,6 +61,7 @@ pub struct Device {
     /// What was read last, by field; a field that was ever there stays, as `absent`.
     fields: Board,
     edges: Edges,
+    disks: Controllers,
     events: VecDeque<Entry>,
     cpu: Option<CpuTimes>,
     seconds: u64,
@@ -53,6 +78,7 @@ impl Device {
             sensors: Vec::new(),
             fields: Board::new(),
             edges: Edges::default(),
+            disks: Controllers::new(root),
             events: VecDeque::new(),
             cpu: None,
             seconds: 0,
@@ -71,6 +97,12 @@ impl Device {
         if self.seconds.is_multiple_of(ROUND * SEARCH_EVERY) {
             self.sensors = search(&self.root);
             self.tell_lost();
+            if self
+                .seconds
+                .is_multiple_of(ROUND * SEARCH_EVERY * WEAR_EVERY)
+            {
+                self.disks.ask();
+            }
         }
         self.read(self.seconds % ROUND, now_ms);
         match self.seconds % ROUND {
@@ -78,6 +110,7 @@ impl Device {
             3 => self.power_mode(now_ms),
             4 => {
                 self.read_totals();
+                self.read_wear();
                 self.fields
                     .insert("heartbeat_ms".into(), now_ms.to_string());
                 self.due = true;
@@ -122,7 +155,7 @@ impl Device {
             let seen = match (&sensor.what, value.as_deref().and_then(board::number)) {
                 (What::Events(_), Some(count)) => Some(Seen::Counter(&sensor.label, count)),
                 (What::Cooling(_), Some(state)) => Some(Seen::Cooling(&sensor.label, state)),
-                (What::Rail { .. }, _) => {
+                (What::Rail { .. } | What::Power { .. }, _) => {
                     let over = sensor.what.alarm();
                     over.map(|over| Seen::Rail(&sensor.label, over))
                 }
@@ -140,7 +173,7 @@ impl Device {
     fn total_power(&mut self) {
         let value = |field: &str| self.fields.get(field).and_then(|text| board::number(text));
         let mut rails = self.sensors.iter().filter_map(|sensor| match sensor.what {
-            What::Rail { .. } | What::Power(_) => Some(sensor.field.as_str()),
+            What::Rail { .. } | What::Power { .. } => Some(sensor.field.as_str()),
             _ => None,
         });
         let total = match rails.clone().find(|field| *field == "power_vdd_in_mw") {
@@ -181,6 +214,16 @@ impl Device {
             ("memory_gpu_bytes", "NvMapMemUsed"),
         ] {
             let bytes = board::memory_bytes(&memory, name).map(text_of);
+            let bytes = match (field, bytes) {
+                // Kernels that do not say it there.
+                ("memory_gpu_bytes", None) => {
+                    let clients = self.text("sys/kernel/debug/nvmap/iovmm/clients");
+                    clients
+                        .and_then(|text| board::total_bytes(&text))
+                        .map(text_of)
+                }
+                (_, bytes) => bytes,
+            };
             put(&mut self.fields, field.into(), bytes);
         }
         let disk = rustix::fs::statvfs(&self.root).ok();
@@ -193,6 +236,28 @@ impl Device {
             .map(|disk| bytes(disk.f_bavail, disk.f_frsize));
         put(&mut self.fields, "disk_total_bytes".into(), total);
         put(&mut self.fields, "disk_free_bytes".into(), free);
+    }
+
+    fn read_wear(&mut self) {
+        for (disk, smart) in self.disks.said() {
+            let end_of_life = smart.map(|smart| match smart.is_failing {
+                true => "urgent".to_owned(),
+                false => "normal".to_owned(),
+            });
+            for (what, value) in [
+                (
+                    "worn_percent",
+                    smart.map(|smart| text_of(smart.worn_percent)),
+                ),
+                (
+                    "spare_percent",
+                    smart.map(|smart| text_of(smart.spare_percent)),
+                ),
+                ("end_of_life", end_of_life),
+            ] {
+                put(&mut self.fields, format!("{disk}_{what}").into(), value);
+            }
+        }
     }
 
     /// What the last search no longer found.
@@ -220,17 +285,18 @@ fn is_own(field: &str) -> bool {
         "power_mode",
         "power_total_mw",
     ];
-    own.contains(&field) || field.starts_with("memory_") || field.starts_with("disk_")
+    let first = ["memory_", "disk_", "nvme"];
+    own.contains(&field) || first.iter().any(|first| field.starts_with(first))
 }
 
 /// The second of the round in which a sensor has its turn.
 fn group(what: &What) -> u64 {
     match what {
         What::Temperature(_) | What::Cooling(_) => 0,
-        What::Rail { .. } | What::Power(_) | What::Supply(..) => 1,
+        What::Rail { .. } | What::Power { .. } | What::Supply(..) => 1,
         What::Load { .. } | What::Hertz(_) | What::Kilohertz(_) => 2,
         What::Count(_) | What::Events(_) | What::Pressure(_) => 3,
-        What::Text(_) | What::Wear(_) | What::EndOfLife(_) => 4,
+        What::Text(_) | What::Words(_) | What::Wear(_) | What::EndOfLife(_) => 4,
     }
 }
 

@@ -99,7 +99,7 @@ impl Pool {
 
     /// All values as of the last step; `exit` is the process' last exit code.
     pub fn values(&self, exit: i64) -> Values {
-        let running = i64::from(matches!(self.life, Life::Up { .. }));
+        let running = i64::from(self.is_up());
         [
             self.beats,
             self.cap(),
@@ -112,7 +112,13 @@ impl Pool {
         ]
     }
 
-    fn cap(&self) -> i64 {
+    /// Its process lives.
+    pub fn is_up(&self) -> bool {
+        matches!(self.life, Life::Up { .. })
+    }
+
+    /// The health of a full pool.
+    pub fn cap(&self) -> i64 {
         self.settings.cap.unwrap_or(DEFAULT_CAP).max(0)
     }
 

@@ -4,7 +4,7 @@
 //! (a start, an end) is told at once. While the sink takes nothing, changes are not queued
 //! but kept as what they are: the difference to what was told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::warn;
 
-use super::book::Book;
+use super::book::{Book, CATEGORY, Heard, POOLS};
 use super::check::Means;
 use super::checks::{Checks, Fed};
 use super::device::Device;
 use super::sample::{Sampler, Units};
 use crate::clock::now_ms;
 use crate::config;
+use crate::event::Event;
 use crate::handoff::{Beat, HealthGauge, ServiceGauge, Standing};
-use crate::record::Record;
+use crate::record::{Entry, Record, StreamKind, Streams};
 use crate::service::{Pid, ServiceName};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub async fn run(
     let means = Means {
         inbox: mpsc::channel(1).0,
         redis: None,
+        key_prefix: String::new(),
     };
     run_with(settings, None, means, standings, beats, words, gauge).await;
 }
@@ -58,6 +60,8 @@ pub async fn run_with(
     gauge: watch::Sender<HealthGauge>,
 ) {
     let mut book = Book::new(settings.compute);
+    let inbox = means.inbox.clone();
+    let mut refused: VecDeque<Entry> = VecDeque::new();
     let mut checks = Checks::new(means);
     let mut samplers = Samplers::new(Path::new("/proc"));
     let mut ticks = tokio::time::interval_at(Instant::now() + TICK, TICK);
@@ -66,7 +70,8 @@ pub async fn run_with(
     let mut lost_beats = false;
     let mut room: Option<Room> = None;
     loop {
-        let due = book.is_due() || device.as_ref().is_some_and(Device::is_due);
+        let of_board = device.as_ref().is_some_and(Device::is_due);
+        let due = book.is_due() || of_board || !refused.is_empty();
         if due && room.is_none() {
             room = Some(Box::pin(words.clone().reserve_owned()));
         }
@@ -91,7 +96,10 @@ pub async fn run_with(
             permit = has_room(&mut room) => {
                 room = None;
                 match permit {
-                    Ok(permit) => publish(&mut book, &mut device, permit),
+                    Ok(permit) => match refused.pop_front() {
+                        Some(entry) => drop(permit.send(Record::Entry(entry))),
+                        None => publish(&mut book, &mut device, permit),
+                    },
                     Err(_) => return,
                 }
             }
@@ -99,6 +107,10 @@ pub async fn run_with(
                 let now = now();
                 samplers.sample(now, &mut book, New::AndKnown);
                 book.tick(now);
+                for (service, edges) in book.edges() {
+                    // An inbox that is full has worse to tell.
+                    let _ = inbox.try_send(Event::Pools { service, edges });
+                }
                 if let Some(device) = &mut device {
                     device.tick(now_ms());
                     let board = Arc::new(device.board().clone());
@@ -117,9 +129,15 @@ pub async fn run_with(
             _ = beats.recv_many(&mut some_beats, BEATS), if !beats.is_closed() || !beats.is_empty() => {
                 for beat in some_beats.drain(..) {
                     let stream_name = beat.stream_name.clone();
-                    if !book.beat(now(), beat) && !lost_beats {
-                        lost_beats = true;
-                        warn!("beats of {stream_name} belong to no service");
+                    match book.beat(now(), beat) {
+                        Heard::Nobody if !lost_beats => {
+                            lost_beats = true;
+                            warn!("beats of {stream_name} belong to no service");
+                        }
+                        Heard::TooMany { service, streams, first: true } => {
+                            refused.push_back(too_many(&service, &streams));
+                        }
+                        Heard::Pool | Heard::Nobody | Heard::TooMany { .. } => {}
                     }
                 }
             }
@@ -147,6 +165,16 @@ fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Rec
     } else if let Some(event) = device.as_mut().and_then(Device::event) {
         permit.send(Record::Entry(event));
     }
+}
+
+/// Told once of each service, in its `error` stream.
+fn too_many(service: &ServiceName, streams: &Arc<Streams>) -> Entry {
+    let what = format!(
+        "Too many health pools: beyond {POOLS} of a service, or with a name of more than {CATEGORY} bytes, \
+         its markers make no further pool."
+    );
+    warn!(%service, "{what}");
+    Entry::plain(streams, StreamKind::Error, now_ms(), what)
 }
 
 /// What changed last (an end and its code) is told before the loop ends.

@@ -21,14 +21,18 @@ pub struct Sensor {
 #[derive(Debug)]
 pub enum What {
     Temperature(PathBuf),
-    /// Voltage and current, and the alarms of its limits.
+    /// Voltage and current.
     Rail {
         voltage: PathBuf,
         current: PathBuf,
-        alarms: Vec<PathBuf>,
+        limits: Limits,
     },
     /// Milliwatts as they are.
-    Power(PathBuf),
+    Power {
+        power: PathBuf,
+        current: PathBuf,
+        limits: Limits,
+    },
     /// µV and µA.
     Supply(PathBuf, PathBuf),
     /// A GPU's load beside its clock's folder: the load is known to latch at 0.
@@ -46,10 +50,21 @@ pub enum What {
     Cooling(PathBuf),
     /// A line as it stands.
     Text(PathBuf),
+    /// Texts of the device tree.
+    Words(PathBuf),
     /// Wear of an eMMC, in per cent.
     Wear(PathBuf),
     EndOfLife(PathBuf),
     Pressure(PathBuf),
+}
+
+/// By which a rail may be over its limit.
+#[derive(Debug)]
+pub struct Limits {
+    /// The driver says it: not 0.
+    alarms: Vec<PathBuf>,
+    /// The driver gives a current that is not to be exceeded, in the unit of the current; 0 is none.
+    most: Vec<PathBuf>,
 }
 
 /// Every sensor there is now below `root`.
@@ -118,13 +133,18 @@ fn rails(root: &Path, found: &mut Found) {
             for channel in 1..7 {
                 let file = |name: &str| hwmon.join(name);
                 let label = read(&file(&format!("in{channel}_label")));
-                let alarms = ["max_alarm", "crit_alarm"];
+                let of = |names: [&str; 2]| {
+                    names
+                        .map(|name| file(&format!("curr{channel}_{name}")))
+                        .into()
+                };
                 let rail = What::Rail {
                     voltage: file(&format!("in{channel}_input")),
                     current: file(&format!("curr{channel}_input")),
-                    alarms: alarms
-                        .map(|alarm| file(&format!("curr{channel}_{alarm}")))
-                        .into(),
+                    limits: Limits {
+                        alarms: of(["max_alarm", "crit_alarm"]),
+                        most: of(["max", "crit"]),
+                    },
                 };
                 let connected = |label: &String| !label.contains("NC");
                 found.add("power_", label.filter(connected), "_mw", rail);
@@ -134,7 +154,16 @@ fn rails(root: &Path, found: &mut Found) {
         for iio in folders(&device, "iio:device") {
             for channel in 0..4 {
                 let label = read(&iio.join(format!("rail_name_{channel}")));
-                let power = What::Power(iio.join(format!("in_power{channel}_input")));
+                let most = ["warn", "crit"]
+                    .map(|name| iio.join(format!("{name}_current_limit_{channel}")));
+                let power = What::Power {
+                    power: iio.join(format!("in_power{channel}_input")),
+                    current: iio.join(format!("in_current{channel}_input")),
+                    limits: Limits {
+                        alarms: Vec::new(),
+                        most: most.into(),
+                    },
+                };
                 found.add("power_", label, "_mw", power);
             }
         }
@@ -148,6 +177,11 @@ fn supplies(root: &Path, found: &mut Found) {
         found.add("supply_", name(), "_online", online);
         let power = What::Supply(supply.join("voltage_now"), supply.join("current_now"));
         found.add("supply_", name(), "_mw", power);
+        for (file, after) in [("type", "_type"), ("model_name", "_model")] {
+            if supply.join(file).exists() {
+                found.add("supply_", name(), after, What::Text(supply.join(file)));
+            }
+        }
     }
 }
 
@@ -221,8 +255,15 @@ fn slow(root: &Path, found: &mut Found) {
         let path = root.join("proc/pressure").join(kind);
         found.fixed(&field, path, What::Pressure);
     }
-    let model = root.join("sys/firmware/devicetree/base/model");
-    found.fixed("model", model, What::Text);
+    let tree = root.join("sys/firmware/devicetree/base");
+    for (field, file) in [
+        ("model", "model"),
+        ("serial_number", "serial-number"),
+        ("compatible", "compatible"),
+        ("boardids", "nvidia,boardids"),
+    ] {
+        found.fixed(field, tree.join(file), What::Words);
+    }
     found.fixed("l4t_release", root.join("etc/nv_tegra_release"), What::Text);
 }
 
@@ -252,26 +293,46 @@ impl What {
             What::Kilohertz(path) => {
                 board::number(&read(path)?).map(|khz| (khz / 1000).to_string())
             }
-            What::Power(path) | What::Count(path) | What::Events(path) | What::Cooling(path) => {
-                board::number(&read(path)?).map(|value| value.to_string())
-            }
+            What::Power { power: path, .. }
+            | What::Count(path)
+            | What::Events(path)
+            | What::Cooling(path) => board::number(&read(path)?).map(|value| value.to_string()),
             What::Text(path) => board::line(&read(path)?),
+            What::Words(path) => board::words(&read(path)?),
             What::Wear(path) => board::worn_percent(&read(path)?),
             What::EndOfLife(path) => board::end_of_life(&read(path)?).map(str::to_owned),
             What::Pressure(path) => board::pressure(&read(path)?),
         }
     }
 
-    /// Whether a rail says that it is over one of its limits; `None` where it says nothing.
+    /// Whether a rail is over one of its limits; `None` where nothing says so.
     pub fn alarm(&self) -> Option<bool> {
-        let What::Rail { alarms, .. } = self else {
+        let (What::Rail {
+            current, limits, ..
+        }
+        | What::Power {
+            current, limits, ..
+        }) = self
+        else {
             return None;
         };
-        let said = alarms
+        let number = |path: &PathBuf| board::number(&read(path)?);
+        let alarms = limits
+            .alarms
             .iter()
-            .filter_map(|alarm| board::number(&read(alarm)?));
-        said.map(|alarm| alarm > 0)
-            .reduce(|one, other| one || other)
+            .filter_map(number)
+            .map(|alarm| alarm > 0);
+        if let Some(said) = alarms.reduce(|one, other| one || other) {
+            return Some(said);
+        }
+        let current = number(current)?;
+        let most = limits
+            .most
+            .iter()
+            .filter_map(number)
+            .filter(|most| *most > 0)
+            .min()?;
+        Some(current > most)
     }
 }
 

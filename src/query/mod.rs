@@ -16,21 +16,26 @@ use std::time::Duration;
 use crate::config::Redis;
 use answer::Problem;
 use args::Asked;
-use fetch::Failure;
+use fetch::{Ask, Failure};
 
 /// For everything: reading the password, connecting, asking.
 pub const LIMIT: Duration = Duration::from_secs(5);
 
 /// `args` without the program's name. `load` gives Redis as a configuration file says, or
-/// without one as the environment does; otherwise the reason in words.
-pub fn main(args: &[OsString], load: impl Fn(Option<&Path>) -> Result<Redis, String>) -> i32 {
-    perform(args, load, &mut io::stdout(), &mut io::stderr())
+/// without one as the environment does; otherwise the reason in words. `ask` asks it.
+pub fn main(
+    args: &[OsString],
+    load: impl Fn(Option<&Path>) -> Result<Redis, String>,
+    ask: &Ask,
+) -> i32 {
+    perform(args, load, ask, &mut io::stdout(), &mut io::stderr())
 }
 
 /// As [`main`], with the outputs given.
 pub fn perform(
     args: &[OsString],
     load: impl Fn(Option<&Path>) -> Result<Redis, String>,
+    ask: &Ask,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> i32 {
@@ -49,7 +54,7 @@ pub fn perform(
         .map_err(|details| Problem::new("Configuration error", details))
         .and_then(|redis| {
             let targets = args::targets(&words)?;
-            fetch::pools(&redis, targets, LIMIT).map_err(|failure| match failure {
+            fetch::pools(&redis, targets, LIMIT, ask).map_err(|failure| match failure {
                 Failure::Credential(details) => Problem::new("Credential loading failed", details),
                 Failure::Connection(details) => Problem::new("Redis connection failed", details),
             })

@@ -30,6 +30,8 @@ pub struct Backlog {
     entries: u64,
     losses: HashMap<Arc<str>, Loss>,
     dropped: u64,
+    /// Entries that ever came.
+    pushed: u64,
     /// Bytes of what was acknowledged a moment ago; beside `held`, at most a quarter of the
     /// bound.
     recent: usize,
@@ -55,6 +57,15 @@ struct Loss {
     to_ms: u64,
 }
 
+/// What is lost when nobody waits for Redis any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unwritten {
+    /// Of services.
+    pub lines: u64,
+    /// Of ours about them: markers, states, errors.
+    pub entries: u64,
+}
+
 impl Backlog {
     pub fn new(key_prefix: &str, bound: usize) -> Backlog {
         Backlog {
@@ -66,6 +77,7 @@ impl Backlog {
             entries: 0,
             losses: HashMap::new(),
             dropped: 0,
+            pushed: 0,
             recent: 0,
             runs: Runs::default(),
             purpose: Purpose::Delivery,
@@ -85,6 +97,7 @@ impl Backlog {
             return;
         }
         self.entries += lines.spans.len() as u64;
+        self.pushed += lines.spans.len() as u64;
         let streams = Arc::clone(&lines.streams);
         self.held += self
             .stream(&streams, StreamKind::Info)
@@ -93,6 +106,7 @@ impl Backlog {
 
     pub fn push_entry(&mut self, entry: Entry, now: Instant) {
         self.entries += 1;
+        self.pushed += 1;
         let streams = Arc::clone(&entry.streams);
         if let Some(mark @ RunMark::Begins) = entry.run_mark() {
             let note = self.runs.next_note();
@@ -162,6 +176,26 @@ impl Backlog {
 
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Entries that ever came: tells whether anything came since.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Bytes of memory.
+    pub fn bound(&self) -> usize {
+        self.bound
+    }
+
+    /// Bytes that one stream may have in memory ahead of what is only on the disk: all of
+    /// them together a quarter of the bound.
+    pub fn share(&self) -> usize {
+        self.bound / 4 / self.streams.len().max(1)
+    }
+
+    pub fn has_losses(&self) -> bool {
+        !self.losses.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -235,14 +269,21 @@ impl Backlog {
         }
     }
 
-    /// Entries that neither Redis nor the journal has.
-    pub fn unwritten(&self) -> u64 {
-        self.streams
-            .iter()
-            .flat_map(|stream| stream.parcels_from(stream.shelf.written))
-            .filter(|parcel| parcel.doubt() != Doubt::Acknowledged)
-            .map(|parcel| parcel.len() as u64)
-            .sum()
+    /// What neither Redis nor the journal has.
+    pub fn unwritten(&self) -> Unwritten {
+        let mut unwritten = Unwritten::default();
+        for stream in &self.streams {
+            for parcel in stream.parcels_from(stream.shelf.written) {
+                match (parcel.doubt(), parcel.body()) {
+                    (Doubt::Acknowledged, _) => {}
+                    (Doubt::None | Doubt::Unanswered, Body::Lines { .. }) => {
+                        unwritten.lines += parcel.len() as u64;
+                    }
+                    (Doubt::None | Doubt::Unanswered, Body::Entry(_)) => unwritten.entries += 1,
+                }
+            }
+        }
+        unwritten
     }
 
     /// Entries that Redis never acknowledged.
@@ -274,7 +315,7 @@ impl Backlog {
 
     /// Lets go of what the journal holds too.
     pub fn put_away(&mut self, now: Instant) {
-        let keep = (self.bound / 4 / self.streams.len().max(1)).max(32 << 10);
+        let keep = self.share();
         for stream in &mut self.streams {
             let freed = stream.put_away(keep, now);
             self.held = self.held.saturating_sub(freed);

@@ -31,7 +31,7 @@ use super::stream::{Doubt, Ids, Parcel, Stuck};
 /// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
 /// in flight reach the server's own limit).
 const BATCH_ENTRIES: usize = 96;
-/// Bytes after which a batch is full.
+/// Bytes after which a batch is full, where memory is not scarcer than that.
 const BATCH_BYTES: usize = 64 << 10;
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Between two attempts while the server refuses everything.
@@ -40,6 +40,10 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(250);
 const STUCK_PAUSE: Duration = Duration::from_secs(2);
 /// After this a stream that still refuses loses what has waited as long.
 const STUCK_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two `dropped` entries of a stream, while more is dropped: a loss must not push out
+/// what the status stream holds, nor fill the memory that it is about. Doubled each time.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+const TELL_PAUSE_MOST: Duration = Duration::from_secs(60);
 /// While Redis acknowledged something this recently, a full backlog is backpressure, not loss.
 const ACKNOWLEDGING: Duration = Duration::from_secs(1);
 
@@ -106,6 +110,9 @@ pub struct Delivery {
     connected: bool,
     /// IDs that the journal must know before they are sent, by stream.
     claims: Vec<(usize, Vec<Claim>)>,
+    /// When losses may be told next, and the pause after that.
+    tell_at: Option<Instant>,
+    tell_pause: Duration,
     /// When the safe ones among the acknowledged were last forgotten.
     tidied: Option<Instant>,
     notices: Vec<Notice>,
@@ -123,6 +130,8 @@ impl Delivery {
             heard: None,
             connected: false,
             claims: Vec::new(),
+            tell_at: None,
+            tell_pause: TELL_PAUSE,
             tidied: None,
             notices: Vec::new(),
         }
@@ -232,6 +241,10 @@ impl Delivery {
         all
     }
 
+    pub fn is_flying(&self, index: usize) -> bool {
+        self.flying(index).next().is_some()
+    }
+
     /// Below which orders everything is done, where the journal does not know it.
     pub fn floors(&mut self) -> Vec<(Tag, u64)> {
         let mut floors = Vec::new();
@@ -282,7 +295,10 @@ impl Delivery {
             .filter(|stream| stream.is_ready())
             .filter_map(|stream| stream.stuck.map(|stuck| stuck.retry_at))
             .min();
-        [self.refusing, stuck, self.ping_due()]
+        let losses = self
+            .tell_at
+            .filter(|_| self.flights.is_empty() && self.backlog.has_losses());
+        [self.refusing, stuck, self.ping_due(), losses]
             .into_iter()
             .flatten()
             .min()
@@ -313,9 +329,7 @@ impl Delivery {
 
     /// Appends as many batches as may be in flight.
     pub fn fill(&mut self, now: Instant, now_ms: u64, out: &mut Vec<u8>) {
-        if self.refusing.is_none() && self.acknowledged.is_some() {
-            self.backlog.tell_losses(now, now_ms);
-        }
+        self.tell_losses(now, now_ms);
         self.expire_stuck(now);
         self.tidy(now);
         if self.ping_due().is_some_and(|due| now >= due) {
@@ -335,16 +349,42 @@ impl Delivery {
         while self.batches < allowed && self.batch(now, now_ms, out) {}
     }
 
+    /// Nothing more will be lost that could be told together with what is.
+    pub fn last_words(&mut self) {
+        self.tell_at = None;
+        self.tell_pause = Duration::ZERO;
+    }
+
+    /// Once somebody listens, and not too often.
+    fn tell_losses(&mut self, now: Instant, now_ms: u64) {
+        let listens = self.refusing.is_none()
+            && self.connected
+            && (self.flights.is_empty() || self.is_acknowledging(now));
+        if !listens || !self.backlog.has_losses() || self.tell_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.backlog.tell_losses(now, now_ms);
+        let calm = self.tell_at.is_none_or(|at| now >= at + self.tell_pause);
+        if !self.tell_pause.is_zero() {
+            self.tell_pause = match calm {
+                true => TELL_PAUSE,
+                false => (self.tell_pause * 2).min(TELL_PAUSE_MOST),
+            };
+        }
+        self.tell_at = Some(now + self.tell_pause);
+    }
+
     /// Appends one batch over all streams, each in turn; false when there was nothing.
     fn batch(&mut self, now: Instant, now_ms: u64, out: &mut Vec<u8>) -> bool {
         let count = self.backlog.view().len();
         let start = out.len();
         let before = self.flights.len();
+        let full = (self.backlog.bound() / 16).clamp(4 << 10, BATCH_BYTES);
         let mut entries = 0;
         for place in 0..count {
             let index = (self.turn + place) % count;
-            while entries < BATCH_ENTRIES && out.len() - start < BATCH_BYTES {
-                let room = (BATCH_ENTRIES - entries, BATCH_BYTES - (out.len() - start));
+            while entries < BATCH_ENTRIES && out.len() - start < full {
+                let room = (BATCH_ENTRIES - entries, full - (out.len() - start));
                 match self.send_from(index, now, now_ms, room, out) {
                     Some(sent) => entries += sent,
                     None => break,
@@ -691,12 +731,15 @@ impl Delivery {
             return;
         };
         stream.ids = Ids::Servers;
+        let told = std::mem::replace(&mut stream.told_server_ids, true);
         let key = stream.key.clone();
         let believed = stream.believe();
         for parcel in &believed {
             self.backlog.release(parcel);
         }
-        self.notices.push(Notice::ServerIds { key });
+        if !told {
+            self.notices.push(Notice::ServerIds { key });
+        }
     }
 
     fn info_refused(

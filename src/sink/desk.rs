@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::backlog::Purpose;
+use super::backlog::{Purpose, Unwritten};
 use super::delivery::Delivery;
 use super::journal;
 use super::orders::{Order, Outcome, Recovered, RecoveredCounts, Told};
@@ -37,8 +37,8 @@ pub struct Desk {
     noted: Option<mpsc::Receiver<Outcome>>,
     /// What did not fit into the channel yet.
     unsent: VecDeque<Order>,
-    /// Entries that neither Redis nor the disk has, at the end.
-    lost: u64,
+    /// What neither Redis nor the disk has, at the end.
+    lost: Unwritten,
 }
 
 impl Desk {
@@ -54,7 +54,7 @@ impl Desk {
             told: None,
             noted: None,
             unsent: VecDeque::new(),
-            lost: 0,
+            lost: Unwritten::default(),
         };
         let mut counts = RecoveredCounts::default();
         if let Some(folder) = folder {
@@ -125,8 +125,8 @@ impl Desk {
         Some(Notebook::new(orders, self.noted.take()?))
     }
 
-    pub fn when_full(&self, now: std::time::Instant) -> WhenFull {
-        self.spool.when_full(now)
+    pub fn when_full(&self, now: std::time::Instant, delivery: &Delivery) -> WhenFull {
+        self.spool.when_full(now, delivery)
     }
 
     pub fn deadline(&self, delivery: &Delivery) -> Option<Instant> {
@@ -224,14 +224,15 @@ impl Desk {
             }
         }
         self.lost = delivery.backlog.unwritten();
-        let left = delivery.backlog.undelivered().saturating_sub(self.lost);
+        let lost = self.lost.lines + self.lost.entries;
+        let left = delivery.backlog.undelivered().saturating_sub(lost);
         if left > 0 && delivery.backlog.purpose() == Purpose::Delivery {
             tracing::info!("{left} entries wait in the journal for the next start");
         }
     }
 
-    /// Waits for the journal's thread. Returns how many entries are lost.
-    pub async fn close(mut self) -> u64 {
+    /// Waits for the journal's thread. Returns what is lost.
+    pub async fn close(mut self) -> Unwritten {
         self.orders = None;
         let patience = Instant::now() + FAREWELL;
         while let Some(told) = &mut self.told {

@@ -34,8 +34,6 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 const ORDERS: usize = 64;
 /// The note of open runs that the disk may not have yet.
 const UNSYNCED_RUNS: &str = "runs.unsynced";
-/// Bytes of entries that one read brings back, about.
-const READ: usize = 512 << 10;
 
 /// The sink's ends.
 pub struct Ends {
@@ -405,8 +403,8 @@ impl Journal {
                 answer(Told::Written(outcome));
             }
             Order::Done(floors) => self.done(&floors),
-            Order::Read { tag, from } => {
-                let (parcels, upto, read) = self.read(tag, from);
+            Order::Read { tag, from, bytes } => {
+                let (parcels, upto, read) = self.read(tag, from, bytes);
                 answer(Told::Loaded {
                     tag,
                     parcels,
@@ -548,6 +546,8 @@ impl Journal {
         if self.dirty.is_some() {
             self.sync();
         }
+        // What was read of the head is not all that it holds now.
+        self.cache = None;
         self.head = None;
         let mut bytes = MAGIC.to_vec();
         let mut named = HashSet::new();
@@ -675,7 +675,7 @@ impl Journal {
     }
 
     /// The entries of a stream from an order on, of one segment at most.
-    fn read(&mut self, tag: Tag, from: u64) -> (Vec<Parcel>, u64, ReadBack) {
+    fn read(&mut self, tag: Tag, from: u64, enough: usize) -> (Vec<Parcel>, u64, ReadBack) {
         let Some(number) = self.ledger.from(tag, from) else {
             return (Vec::new(), u64::MAX, ReadBack::Whole);
         };
@@ -707,7 +707,7 @@ impl Journal {
         let mut read = 0;
         let mut whole_read = ReadBack::Whole;
         let mut at = MAGIC.len();
-        while read < READ
+        while read < enough
             && let Some((payload, length)) = segment::glance(bytes.get(at..).unwrap_or_default())
         {
             at += length;
@@ -746,7 +746,7 @@ impl Journal {
             }
         }
         let upto = match parcels.last() {
-            Some(last) if read >= READ => last.order() + last.len() as u64,
+            Some(last) if read >= enough => last.order() + last.len() as u64,
             Some(_) | None => self.ledger.behind(number, tag),
         };
         (parcels, upto, whole_read)

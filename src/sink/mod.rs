@@ -1,5 +1,6 @@
 //! records → Redis.
 
+pub mod ask;
 pub mod backlog;
 pub mod batch;
 pub mod claims;

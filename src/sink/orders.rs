@@ -18,8 +18,8 @@ pub enum Order {
     Claim(Vec<Claim>),
     /// Delivered or given up, below these orders.
     Done(Vec<(Tag, u64)>),
-    /// Bring back what stands from an order on. Answered by `Loaded`.
-    Read { tag: Tag, from: u64 },
+    /// Bring back what stands from an order on, about so many bytes. Answered by `Loaded`.
+    Read { tag: Tag, from: u64, bytes: usize },
     /// Which runs are open. Answered by `Noted`.
     Runs(runs::Note),
     /// The file `counts`, as a whole; answered, on a channel of its own, when it stands.

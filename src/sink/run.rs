@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::backlog::{Backlog, Purpose};
+use super::backlog::{Backlog, Purpose, Unwritten};
 use super::delivery::{Delivery, Hangup, Notice};
 use super::desk::Desk;
 use super::link::{Link, Voice};
@@ -63,7 +63,7 @@ pub struct Settings {
 
 /// Runs until both lanes are closed and everything is delivered, or the
 /// farewell's patience has passed.
-/// Returns how many entries were neither delivered nor left to the journal.
+/// Returns what was neither delivered nor left to the journal.
 ///
 /// `lines` is the lane of what services write: not received from while the backlog is full
 /// and Redis acknowledges, so that the pipes fill. `words` is everybody else's, and always
@@ -74,7 +74,7 @@ pub async fn run(
     words: mpsc::Receiver<Record>,
     inbox: mpsc::Sender<Event>,
     gauge: watch::Sender<SinkGauge>,
-) -> u64 {
+) -> Unwritten {
     let Settings {
         redis,
         spool,
@@ -331,7 +331,8 @@ impl StreamLoop {
             return true;
         }
         let now = std::time::Instant::now();
-        !self.delivery.is_acknowledging(now) && self.desk.when_full(now) == WhenFull::Drop
+        !self.delivery.is_acknowledging(now)
+            && self.desk.when_full(now, &self.delivery) == WhenFull::Drop
     }
 
     fn deadline(&self, session: &Session, lines_welcome: bool) -> Option<Instant> {
@@ -371,6 +372,7 @@ impl StreamLoop {
         }
         if self.intake.is_closed() && self.closing.is_none() {
             self.closing = Some(Instant::now() + self.farewell.patience);
+            self.delivery.last_words();
             self.to_values = None;
         }
         self.show(false);

@@ -5,6 +5,7 @@
 //! they are written, and the oldest stay, so that sending can begin at once.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::delivery::Delivery;
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const APPEND: usize = 2 << 20;
 /// A head shorter than this is filled from the disk.
 const SHORT: usize = 128 << 10;
+/// Bytes of one read, about: no more than a stream's share of memory, and enough to be worth
+/// finding its place in the segment.
+const READ: RangeInclusive<usize> = 16 << 10..=512 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -60,8 +64,14 @@ pub struct Spool {
     full: bool,
     next_tag: Tag,
     looked: Option<Instant>,
-    /// When the journal last answered, or was last not asked for anything.
+    /// When the journal last answered, or was asked after it had answered everything.
     progress: Option<Instant>,
+    /// What had come when the journal was last offered everything ([`Backlog::pushed`]).
+    ///
+    /// [`Backlog::pushed`]: super::backlog::Backlog::pushed
+    offered: u64,
+    /// Memory holds nothing that could be put away, unless the journal has said something.
+    packed: bool,
     notices: Vec<Notice>,
 }
 
@@ -75,6 +85,8 @@ impl Spool {
             next_tag: 0,
             looked: None,
             progress: None,
+            offered: 0,
+            packed: false,
             notices: Vec::new(),
         }
     }
@@ -111,13 +123,17 @@ impl Spool {
         }
     }
 
-    /// What a full memory means now.
-    pub fn when_full(&self, now: Instant) -> WhenFull {
+    /// What a full memory means now: the disk is waited for only where it can still help.
+    pub fn when_full(&self, now: Instant, delivery: &Delivery) -> WhenFull {
         let patient = self
             .progress
             .is_some_and(|at| now.saturating_duration_since(at) < PATIENCE);
+        let helps = match self.pending.is_empty() {
+            true => delivery.backlog.pushed() > self.offered && !self.full,
+            false => patient,
+        };
         match (&self.state, self.overflow) {
-            (State::On, Overflow::DropOldest) if patient => WhenFull::Hold,
+            (State::On, Overflow::DropOldest) if helps => WhenFull::Hold,
             (_, Overflow::Block) => WhenFull::Hold,
             (State::Off | State::On | State::Broken(_), Overflow::DropOldest) => WhenFull::Drop,
         }
@@ -140,13 +156,14 @@ impl Spool {
             .looked
             .is_none_or(|looked| now.saturating_duration_since(looked) >= TICK);
         if !(due || ending || pressed) {
-            self.load(delivery, out);
+            self.load(now, delivery, out);
             return;
         }
         if due || ending {
             self.looked = Some(now);
             self.tell_done(delivery, out);
             self.full = false;
+            self.packed = false;
         }
         let may_write = match self.state {
             State::Off => false,
@@ -165,8 +182,16 @@ impl Spool {
             if let Some(older_than) = older_than {
                 self.append(older_than, delivery, out);
             }
+            if ending || pressed {
+                self.offered = delivery.backlog.pushed();
+            }
         }
-        self.load(delivery, out);
+        // Also what was read back and cannot be sent after all.
+        if pressed && self.state == State::On && !self.packed && delivery.backlog.is_full() {
+            delivery.backlog.put_away(now);
+            self.packed = true;
+        }
+        self.load(now, delivery, out);
     }
 
     /// What was queued before `older_than` and is not written yet.
@@ -231,27 +256,41 @@ impl Spool {
         }
     }
 
-    /// Fills short heads, of streams that can be sent.
-    fn load(&mut self, delivery: &mut Delivery, out: &mut Vec<Order>) {
+    /// Fills short heads, of streams that can be sent. While nothing is acknowledged one
+    /// that has something in flight or in memory needs no more: what is read would only fill
+    /// the memory.
+    fn load(&mut self, now: Instant, delivery: &mut Delivery, out: &mut Vec<Order>) {
         if self.state == State::Off || !delivery.is_connected() {
             return;
         }
-        for stream in delivery.backlog.streams() {
+        let share = delivery.backlog.share();
+        let bytes = share.clamp(*READ.start(), *READ.end());
+        let short = match delivery.is_acknowledging(now) {
+            true => share.clamp(1, SHORT),
+            false => 1,
+        };
+        for index in 0..delivery.backlog.view().len() {
+            let flies = short == 1 && delivery.is_flying(index);
+            let Some(stream) = delivery.backlog.streams().get_mut(index) else {
+                continue;
+            };
             let shelf = &stream.shelf;
-            if shelf.away.is_empty() || shelf.loading || stream.head_bytes(SHORT) >= SHORT {
+            if shelf.away.is_empty() || shelf.loading || flies || stream.head_bytes(short) >= short
+            {
                 continue;
             }
             let (Some(tag), from) = (shelf.tag, shelf.away.start) else {
                 continue;
             };
             stream.shelf.loading = true;
-            out.push(Order::Read { tag, from });
+            out.push(Order::Read { tag, from, bytes });
         }
     }
 
     /// Takes an answer of the journal.
     pub fn told(&mut self, told: Told, now: Instant, delivery: &mut Delivery) {
         self.progress = Some(now);
+        self.packed = false;
         match told {
             Told::Written(outcome) => self.written(outcome, now, delivery),
             Told::Loaded {

@@ -309,6 +309,8 @@ pub struct Stream {
     pub header: Header,
     pub ids: Ids,
     pub stuck: Option<Stuck>,
+    /// The operator knows that Redis gives the IDs.
+    pub told_server_ids: bool,
     pub recent: Recent,
     pub shelf: Shelf,
     parcels: VecDeque<Parcel>,
@@ -327,6 +329,7 @@ impl Stream {
             key,
             ids: Ids::Unknown,
             stuck: None,
+            told_server_ids: false,
             recent: Recent::default(),
             shelf: Shelf::default(),
             parcels: VecDeque::new(),

@@ -12,8 +12,8 @@ use super::refusal::{Refusal, classify};
 use super::resp::{Reply, array_header, bulk_string, command};
 use crate::record::Gauge;
 
-/// Gauge commands in one round trip.
-const BATCH: usize = 4096;
+/// Gauge commands in one round trip: both values that change each second of eight thousand pools.
+const BATCH: usize = 16_384;
 
 #[derive(Debug)]
 pub struct Values {
@@ -26,6 +26,8 @@ pub struct Values {
     owed: usize,
     /// Found out by trying, said once a connection.
     forbidden: bool,
+    /// The operator knows.
+    told_forbidden: bool,
     /// Integers are written without expiry from now on.
     staying: bool,
 }
@@ -48,6 +50,7 @@ impl Values {
             gauges: HashMap::new(),
             owed: 0,
             forbidden: false,
+            told_forbidden: false,
             staying: false,
         }
     }
@@ -181,7 +184,10 @@ impl Values {
             Refusal::Connection | Refusal::Credentials => vec![Trouble::Hangup { error }],
             Refusal::Forbidden if !self.forbidden => {
                 self.forbidden = true;
-                vec![Trouble::GaugesForbidden { error }]
+                match std::mem::replace(&mut self.told_forbidden, true) {
+                    true => Vec::new(),
+                    false => vec![Trouble::GaugesForbidden { error }],
+                }
             }
             // Sent again at the next renewal at the latest.
             Refusal::Forbidden

@@ -9,9 +9,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::reap::Order;
 use super::run::Shell;
@@ -76,12 +77,15 @@ impl Shell {
         let streams = unit.streams.clone();
         let signal = snapshot.signal.unwrap_or(Signal::ABRT);
         error!(service = %service, "crashed with {signal} ({crash_id})");
+        debug!(service = %service, "it was held for {:?}", snapshot.held);
         tell_trouble(&service, &snapshot);
         let word = StatusEvent::Crash {
             signal,
             crash_id: crash_id.clone(),
         };
-        self.say(Entry::status(&streams, snapshot.at_ms, &word));
+        let entry = Entry::status(&streams, snapshot.at_ms, &word);
+        self.happened(id, "crash", &entry);
+        self.say(entry);
         self.crashes.latest.insert(id, crash_id.clone());
         self.hand_on(Dying {
             service,
@@ -145,6 +149,7 @@ impl Shell {
             site: copy.site,
             core,
             leads,
+            held: Duration::ZERO,
             trouble: copy.trouble,
         });
         match owner {

@@ -216,6 +216,11 @@ impl Fleet {
             .filter(|unit| unit.presence != Presence::Gone)
     }
 
+    /// How long an ordered end may take, for all services together.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+
     pub fn is_leaving(&self) -> bool {
         self.phase != Phase::Running
     }

@@ -26,6 +26,11 @@ impl<T> Lane<T> {
         self.push();
     }
 
+    /// For who may wait for the channel, and whose message may come after what waits here.
+    pub fn channel(&self) -> Sender<T> {
+        self.channel.clone()
+    }
+
     /// How many the channel has not taken yet.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

@@ -41,8 +41,10 @@
 pub mod accounts;
 pub mod aside;
 mod asked;
+mod awaited;
 mod cgroup;
 mod child;
+mod chronicle;
 mod crashes;
 mod debugger;
 mod environment;
@@ -64,11 +66,13 @@ mod rules;
 pub mod run;
 #[cfg(test)]
 mod samples_for_tests;
+mod share;
 pub mod spawn;
 mod standing;
 mod state;
 mod status;
 mod steps;
 pub mod tasks;
+mod told;
 mod tree;
 mod watch;

@@ -13,6 +13,9 @@ use tracing::warn;
 use super::fleet::Fleet;
 use crate::handoff::State;
 
+/// After the last service is down: crashes that are still being analysed, Redis, the journal.
+const GOODBYE: Duration = Duration::from_secs(20);
+
 /// What the manager was told, and how it is reached.
 pub struct Notify {
     manager: Option<(UnixDatagram, SocketAddr)>,
@@ -72,7 +75,9 @@ impl Notify {
         }
         if !self.stopping && fleet.is_leaving() {
             self.stopping = true;
-            message.push_str("STOPPING=1\n");
+            // The manager's own patience may be shorter than what the services were promised.
+            let usec = (fleet.shutdown_timeout() + GOODBYE).as_micros();
+            message.push_str(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={usec}\n"));
         }
         let status = summary(fleet);
         if self.ready && status != self.status {
@@ -118,7 +123,7 @@ fn connect(name: &[u8]) -> std::io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// `3 of 5 services are ready; failed: lidar`.
+/// `3 of 5 services are ready; failed: lidar`. Shown by `systemctl status`.
 fn summary(fleet: &Fleet) -> String {
     let mut total = 0;
     let mut ready = 0;
@@ -134,6 +139,9 @@ fn summary(fleet: &Fleet) -> String {
             | State::Stopped
             | State::Backoff => {}
         }
+    }
+    if total == 0 {
+        return "no service yet".to_owned();
     }
     let mut text = format!("{ready} of {total} services are ready");
     if !failed.is_empty() {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::awaited::Awaited;
+use super::chronicle::Chronicle;
 use super::crashes::Crashes;
 use super::debugger;
 use super::fleet::{self, Ask, Fleet, Presence};
@@ -20,6 +22,7 @@ use super::machine;
 use super::notice::Notice;
 use super::notify::Notify;
 use super::reap::{Order, Orders};
+use super::share;
 use super::status::{self, Own, Question};
 use super::tasks::{Command, Output};
 use super::watch::{Seen, Watches};
@@ -109,9 +112,12 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         notify: Notify::from_environment(),
         opened: HashSet::new(),
         since: HashMap::new(),
+        chronicle: Chronicle::default(),
+        awaited: Awaited::default(),
     };
     let mut code = shell.step(fleet::Input::Time);
     while code.is_none() {
+        shell.tell_waiting();
         let deadline = shell.deadline();
         tokio::select! {
             // What has happened comes before what is merely late.
@@ -131,6 +137,8 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
             () = until(deadline) => code = shell.step(fleet::Input::Time),
         }
     }
+    shell.tell_waiting();
+    shell.tell_the_end(&mut inbox).await;
     shell.finish().await;
     code.unwrap_or(0)
 }
@@ -171,6 +179,10 @@ pub(super) struct Shell {
     opened: HashSet<RunId>,
     /// The state that was last told of each service, and since when (Unix milliseconds).
     since: HashMap<ServiceId, (State, u64)>,
+    /// What happened last.
+    pub(super) chronicle: Chronicle,
+    /// Who waits for a state.
+    pub(super) awaited: Awaited,
 }
 
 impl Shell {
@@ -179,6 +191,8 @@ impl Shell {
             .deadline()
             .into_iter()
             .chain(self.notify.deadline())
+            .chain(self.chronicle.deadline())
+            .chain(self.awaited.deadline())
             .min()
     }
 
@@ -262,12 +276,22 @@ impl Shell {
                 }
                 return None;
             }
+            Event::Pools { service, edges } => {
+                self.pools(service, &edges);
+                return None;
+            }
             // The sink's gauge says the same to whoever asks.
-            Event::Redis { .. } => fleet::Input::Time,
+            Event::Redis { connected } => {
+                self.redis(connected);
+                fleet::Input::Time
+            }
             Event::Request { id, request } => return self.request(id, request),
             Event::Signal(AgentSignal::Shutdown) => {
                 match self.fleet.is_leaving() {
-                    false => info!("shutting down"),
+                    false => {
+                        info!("shutting down");
+                        self.leaving();
+                    }
                     true => info!("asked again: killing what is left"),
                 }
                 fleet::Input::Shutdown
@@ -358,13 +382,39 @@ impl Shell {
                     .send((id, Reply::done(serde_json::Value::Null)));
                 return over;
             }
-            Request::Status { services } => {
-                let sink = self.sink.borrow();
-                let health = self.health.borrow();
-                match status::document(&self.fleet, self.own, &sink, &health, &services, now) {
-                    Ok(document) => Reply::done(self.with_crash_ids(document)),
+            Request::Status { services, pss } => {
+                let sink = self.sink.borrow().clone();
+                let document = {
+                    let health = self.health.borrow();
+                    status::document(&self.fleet, self.own, &sink, &health, &services, now)
+                };
+                match document.map(|document| self.with_crash_ids(document)) {
+                    Ok(document) if pss => {
+                        let replies = self.replies.channel();
+                        tokio::task::spawn_blocking(move || {
+                            let mut document = document;
+                            share::add(&mut document);
+                            // At the very end nobody listens.
+                            let _ = replies.blocking_send((id, Reply::done(document)));
+                        });
+                        return None;
+                    }
+                    Ok(document) => Reply::done(document),
                     Err(why) => Reply::refused(why),
                 }
+            }
+            Request::Events { after, wait: true } => {
+                self.chronicle.follow(id, after, now);
+                return None;
+            }
+            Request::Events { after, wait: false } => self.chronicle.after(after),
+            Request::Wait {
+                services,
+                state,
+                timeout_ms,
+            } => {
+                self.wait(id, &services, state, timeout_ms);
+                return None;
             }
             Request::Probe { ready, services } => {
                 let question = if ready {
@@ -508,7 +558,9 @@ impl Shell {
                     return;
                 }
                 log(&name, &event);
-                self.say(Entry::status(&streams, at_ms, &event));
+                let entry = Entry::status(&streams, at_ms, &event);
+                self.happened(id, "", &entry);
+                self.say(entry);
                 if let (Manner::Wrapp, StatusEvent::Exit { exit, .. }) = (self.manner, &event)
                     && let Some(text) = record::bad_end(*exit)
                 {
@@ -517,7 +569,9 @@ impl Shell {
             }
             Out::Trouble(what) => {
                 error!(service = %name, "{what}");
-                self.say(Entry::plain(&streams, StreamKind::Error, at_ms, what));
+                let entry = Entry::plain(&streams, StreamKind::Error, at_ms, what);
+                self.happened(id, "error", &entry);
+                self.say(entry);
             }
             Out::Ended(run, exit) => {
                 self.watches.over(run);
@@ -592,11 +646,13 @@ impl Shell {
         };
         let machine = &unit.machine;
         let state = machine.shown();
-        let since_ms = match self.since.get(&id) {
-            Some((told, since_ms)) if *told == state => *since_ms,
+        let told = self.since.get(&id).copied();
+        let since_ms = match told {
+            Some((told, since_ms)) if told == state => since_ms,
             Some(_) | None => clock::now_ms(),
         };
         self.since.insert(id, (state, since_ms));
+        let gone = unit.presence == Presence::Gone;
         let standing = Standing {
             id,
             service: machine.service().name.clone(),
@@ -609,8 +665,15 @@ impl Shell {
             since_ms,
             pools: machine.service().pools.clone(),
             checks: machine.service().checks.clone(),
-            removed: unit.presence == Presence::Gone,
+            removed: gone,
         };
+        match told.map(|(told, _)| told) {
+            Some(told) if told == state => {}
+            was => self.changed(id, was, state),
+        }
+        if gone {
+            self.removed(id);
+        }
         // Only the latest of each service is worth telling.
         self.standings
             .forget(|waiting| waiting.service == standing.service);

@@ -62,8 +62,22 @@ pub fn document(
                 "dropped": sink.dropped,
             },
         },
+        "device": device(health),
         "services": services,
     }))
+}
+
+/// Numbers where the sensors' words are some.
+fn device(health: &HealthGauge) -> Value {
+    let value = |text: &String| match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(whole), _) => json!(whole),
+        (Err(_), Ok(number)) if number.is_finite() => json!(number),
+        (Err(_), _) => json!(text),
+    };
+    let fields = health.device.iter();
+    fields
+        .map(|(name, text)| (name.to_string(), value(text)))
+        .collect()
 }
 
 fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
@@ -81,8 +95,10 @@ fn service(unit: &Unit, gauge: Option<&ServiceGauge>, now: Instant) -> Value {
         "threads": gauge.map_or(0, |gauge| gauge.threads),
         "fds": gauge.map_or(0, |gauge| gauge.fds),
         "lines": unit.streams.tally.lines(),
+        "bytes": unit.streams.tally.bytes(),
         "dropped": unit.streams.tally.dropped(),
         "health": gauge.map(|gauge| &gauge.health).cloned().unwrap_or_default(),
+        "caps": gauge.map(|gauge| &gauge.caps).cloned().unwrap_or_default(),
     });
     if !machine.said().is_empty() {
         value["said"] = machine.said().into();

@@ -12,6 +12,7 @@ use jettison_agent::event::Event;
 use jettison_agent::handoff::SinkGauge;
 use jettison_agent::record::{Lines, Record, Source, Span, Streams, Trim};
 use jettison_agent::sink;
+use jettison_agent::sink::backlog::Unwritten;
 use tokio::sync::{mpsc, watch};
 
 use crate::support::{RedisServer, eventually};
@@ -21,7 +22,7 @@ pub struct Sink {
     lines: Option<mpsc::Sender<Record>>,
     words: Option<mpsc::Sender<Record>>,
     pub gauge: watch::Receiver<SinkGauge>,
-    thread: Option<std::thread::JoinHandle<u64>>,
+    thread: Option<std::thread::JoinHandle<Unwritten>>,
     _inbox: mpsc::Receiver<Event>,
 }
 
@@ -103,15 +104,13 @@ impl Sink {
         eventually(what, || condition(&gauge.borrow()));
     }
 
-    /// Closes the lanes; how many entries were not delivered.
+    /// Closes the lanes; how many lines and entries were not delivered.
     pub fn finish(mut self) -> u64 {
         self.lines = None;
         self.words = None;
-        self.thread
-            .take()
-            .expect("not finished twice")
-            .join()
-            .expect("the sink does not panic")
+        let thread = self.thread.take().expect("not finished twice");
+        let lost = thread.join().expect("the sink does not panic");
+        lost.lines + lost.entries
     }
 }
 

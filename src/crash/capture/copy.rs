@@ -1,6 +1,7 @@
 //! threads that stand still, a way to read → a copy of their process, and the small core file made of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use crate::clock;
 use crate::crash::core_write::{Process, SmallCore, Thread};
@@ -38,8 +39,13 @@ pub fn copy(pid: Pid, about: &str, threads: Vec<Thread>, memory: Memory) -> Copy
     }
     let stacks: Vec<choose::Stack> = threads.iter().filter_map(stack).collect();
     let auxv: Vec<(u64, u64)> = choose::pairs(&memory.auxv).collect();
-    let chosen = choose::choose(&areas, &stacks, &auxv, &mut |address, length| {
+    let mut chosen = choose::choose(&areas, &stacks, &auxv, &mut |address, length| {
         memory.read(address, length)
+    });
+    // Where memory can only be read word by word there is an end to it: stacks come first, the crashed one before all.
+    chosen.sort_by_key(|(start, end)| {
+        let holds = |stack: &choose::Stack| (*start..*end).contains(&stack.sp);
+        stacks.iter().position(holds).unwrap_or(usize::MAX)
     });
     let ranges: Vec<(u64, Vec<u8>)> = chosen
         .into_iter()
@@ -47,7 +53,8 @@ pub fn copy(pid: Pid, about: &str, threads: Vec<Thread>, memory: Memory) -> Copy
         .filter(|(_, bytes)| !bytes.is_empty())
         .collect();
     if ranges.is_empty() {
-        trouble.push("its memory cannot be read".to_owned());
+        let why = "its memory cannot be read (after a change of user that takes CAP_SYS_PTRACE)";
+        trouble.push(why.to_owned());
     }
     Copy {
         pid,
@@ -119,6 +126,7 @@ impl Copy {
             site,
             core: CoreFile::Bytes(core),
             leads,
+            held: Duration::ZERO,
             trouble: (!trouble.is_empty()).then(|| trouble.join(", ")),
         }
     }

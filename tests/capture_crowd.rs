@@ -1,0 +1,226 @@
+//! Many crashes, many threads, much memory: nothing grows, and what is told is bounded.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use agent::Agent;
+use serde_json::Value;
+use support::{Entry, RedisServer, Scratch, entries, eventually, within};
+
+fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
+    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
+}
+
+fn c(folder: &Scratch, name: &str, source: &str) -> PathBuf {
+    let file = folder.file(&format!("{name}.c"), source);
+    let program = folder.join(name);
+    let status = Command::new("cc")
+        .args(["-g", "-O0", "-pthread", "-o"])
+        .args([&program, &file])
+        .status()
+        .expect("a C compiler");
+    assert!(status.success());
+    program
+}
+
+fn read(entry: &Entry) -> Value {
+    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
+}
+
+fn records(agent: &Agent) -> usize {
+    let records = std::fs::read_dir(agent.folder.join("crashes"));
+    let records = records.into_iter().flatten().flatten();
+    records.filter(|record| record.path().is_dir()).count()
+}
+
+/// How often all signatures together were seen.
+fn seen(agent: &Agent) -> u64 {
+    let text = std::fs::read(agent.folder.join("crashes/seen.json")).unwrap_or_default();
+    let all: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let counts = all.as_object().into_iter().flatten();
+    counts.filter_map(|(_, seen)| seen["count"].as_u64()).sum()
+}
+
+const NULL: &str = r#"
+static int inner(volatile int *where) { return *where; }
+int main(void) { return inner(0); }
+"#;
+
+/// All of one C library's way to end: only what called it differs.
+const ABORT: &str = r#"
+#include <stdlib.h>
+#include <string.h>
+static void one(void) { abort(); }
+static void other(void) { abort(); }
+int main(int n, char **v) { if (!strcmp(v[1], "one")) one(); other(); }
+"#;
+
+#[test]
+fn fifty_at_once_are_reported_ten_times_and_counted() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "null", NULL);
+    let text: String = (0..50)
+        .map(|n| format!("\n[service.s{n}]\nexecutable = {program:?}\nrestart = \"never\"\n"))
+        .collect();
+    let agent = Agent::start(Some(&server), &text);
+    within(Duration::from_secs(90), "all are counted", || {
+        seen(&agent) == 50
+    });
+    let told = || {
+        (0..50)
+            .map(|n| of(&server, &format!("s{n}"), "crash").len())
+            .sum::<usize>()
+    };
+    assert!((10..=20).contains(&told()), "{} reports", told());
+    // The first word is said of every one.
+    for n in 0..50 {
+        let name = format!("s{n}");
+        agent.wait_for(&name, "failed");
+        assert!(agent.service(&name)["crash_id"].is_string(), "{name}");
+        let events = of(&server, &name, "status");
+        let crashes = events
+            .iter()
+            .filter(|e| e.field("event").as_deref() == Some("crash"));
+        assert_eq!(crashes.count(), 1, "{name}");
+    }
+    assert!(records(&agent) <= 16);
+}
+
+#[test]
+fn one_place_of_the_library_is_not_one_crash() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "abort", ABORT);
+    let service = |name: &str, mode: &str, restart: &str| {
+        format!(
+            "\n[service.{name}]\nexecutable = {program:?}\nargs = [{mode:?}]\nrestart = \"{restart}\"\n\
+             backoff = {{ initial = \"50ms\", max = \"50ms\" }}\nstart_limit = {{ burst = 0 }}\n"
+        )
+    };
+    let text = service("often", "one", "always") + &service("rare", "other", "never");
+    let agent = Agent::start(Some(&server), &text);
+    within(Duration::from_secs(90), "it is reported no more", || {
+        seen(&agent) > 20
+    });
+    assert!(agent.ask(&["stop", "often"]).status.success());
+    // All that waits is worked off: what comes next is not one of too many at once.
+    let runs = agent.service("often")["restarts"].as_u64().unwrap_or(0) + 1;
+    within(Duration::from_secs(60), "all are counted", || {
+        seen(&agent) >= runs
+    });
+    let first = of(&server, "rare", "crash").len();
+    assert!(agent.ask(&["start", "rare"]).status.code().is_some());
+    eventually("the other one is reported as well", || {
+        of(&server, "rare", "crash").len() > first
+    });
+    let entry = of(&server, "rare", "crash").pop().expect("a report");
+    assert!(entry.message().contains("other ()"), "{}", entry.message());
+}
+
+const THREADS: &str = r#"
+#include <pthread.h>
+#include <unistd.h>
+static pthread_barrier_t all;
+static void *idle(void *x) { pthread_barrier_wait(&all); for (;;) pause(); return x; }
+static int divide(int by) { return 100 / by; }
+int main(int n, char **v) {
+  pthread_t t; pthread_attr_t a; pthread_attr_init(&a); pthread_attr_setstacksize(&a, 65536);
+  pthread_barrier_init(&all, 0, 1000);
+  for (int i = 0; i < 999; i++) pthread_create(&t, &a, idle, 0);
+  pthread_barrier_wait(&all);
+  return divide(n - 1);
+}
+"#;
+
+#[test]
+fn a_thousand_threads() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "threads", THREADS);
+    let text = format!("\n[service.many]\nexecutable = {program:?}\nrestart = \"never\"\n");
+    let agent = Agent::start(Some(&server), &text);
+    within(Duration::from_secs(60), "it is reported", || {
+        !of(&server, "many", "crash").is_empty()
+    });
+    let report = read(&of(&server, "many", "crash")[0]);
+    assert_eq!(report["threads"][0]["frames"][0]["function"], "divide");
+    // The stream has the first ones, the record has all.
+    let id = report["crash_id"].as_str().expect("an identifier");
+    let record = agent.folder.join("crashes").join(id);
+    let whole = std::fs::read(record.join("report.json")).expect("a report");
+    let whole: Value = serde_json::from_slice(&whole).expect("JSON");
+    assert_eq!(whole["threads"].as_array().map(Vec::len), Some(1000));
+    let core = std::fs::metadata(record.join("core"))
+        .expect("a core file")
+        .len();
+    assert!(core < 32 << 20, "{core} bytes");
+}
+
+const BIG: &str = r#"
+#include <stdlib.h>
+#include <string.h>
+int main(void) { size_t size = 1ul << 30; char *all = malloc(size); memset(all, 1, size); return *(volatile int *)0; }
+"#;
+
+#[test]
+#[ignore = "a gibibyte of memory"]
+fn a_gibibyte_of_memory_makes_no_difference() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "big", BIG);
+    let text = format!("\n[service.big]\nexecutable = {program:?}\nrestart = \"never\"\n");
+    let agent = Agent::start(Some(&server), &text);
+    within(Duration::from_secs(60), "it is reported", || {
+        !of(&server, "big", "crash").is_empty()
+    });
+    let report = read(&of(&server, "big", "crash")[0]);
+    let id = report["crash_id"].as_str().expect("an identifier");
+    let core = agent.folder.join("crashes").join(id).join("core");
+    let size = std::fs::metadata(core).expect("a core file").len();
+    assert!(size < 4 << 20, "{size} bytes");
+}
+
+#[test]
+#[ignore = "ten thousand crashes: a minute or two"]
+fn ten_thousand_crashes_leave_nothing_behind() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "null", NULL);
+    let text = format!(
+        "\n[service.loop]\nexecutable = {program:?}\nbackoff = {{ initial = \"1ms\", max = \"1ms\" }}\n\
+         start_limit = {{ burst = 0 }}\n"
+    );
+    let agent = Agent::start(Some(&server), &text);
+    let restarts = || agent.service("loop")["restarts"].as_u64().unwrap_or(0);
+    let memory = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    let fds = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).map_or(0, Iterator::count);
+    within(Duration::from_secs(120), "a thousand", || restarts() > 1000);
+    let before = memory();
+    within(Duration::from_secs(900), "ten thousand", || {
+        restarts() > 10_000
+    });
+    assert!(agent.ask(&["stop", "loop"]).status.success());
+    let after = memory();
+    println!(
+        "RssAnon {before} KiB after 1,000, {after} KiB after 10,000 crashes; {} descriptors",
+        fds()
+    );
+    assert!(after < before + 4096, "{before} KiB, then {after} KiB");
+    eventually("no descriptor is left open", || fds() < 40);
+    let children = format!("/proc/{0}/task/{0}/children", agent.pid());
+    eventually("no child is left", || {
+        std::fs::read_to_string(&children).is_ok_and(|text| text.trim().is_empty())
+    });
+}

@@ -1,0 +1,155 @@
+//! The small core of a real crash, read by gdb and by lldb: both find the stack that the report has.
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use agent::Agent;
+use serde_json::Value;
+use support::{RedisServer, Scratch, entries, eventually};
+
+/// Two threads, a shared library's frames above the program's own (qsort), and a value to read.
+const SOURCE: &str = r#"
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+struct scan { int count; const char *name; };
+static struct scan global = { 42, "scanner" };
+static pthread_barrier_t both;
+static void *idle(void *x) { pthread_barrier_wait(&both); for (;;) pause(); return x; }
+static int compare(const void *a, const void *b) { return *(volatile int *)(long)(global.count + (a == b) - 42); }
+static void sort(struct scan *scan) { int cells[3] = { 3, 1, 2 }; qsort(cells, 3, sizeof *cells, compare); scan->count = cells[0]; }
+int main(void) {
+  pthread_t t; pthread_barrier_init(&both, 0, 2);
+  pthread_create(&t, 0, idle, 0); pthread_barrier_wait(&both);
+  sort(&global);
+}
+"#;
+
+fn core(folder: &Scratch) -> (PathBuf, PathBuf, Vec<String>) {
+    let server = RedisServer::start(&[]);
+    let file = folder.file("sorted.c", SOURCE);
+    let program = folder.join("sorted");
+    let status = Command::new("cc")
+        .args(["-g", "-O0", "-pthread", "-o"])
+        .args([&program, &file])
+        .status()
+        .expect("a C compiler");
+    assert!(status.success());
+    let text = format!("\n[service.sorted]\nexecutable = {program:?}\nrestart = \"never\"\n");
+    let agent = Agent::start(Some(&server), &text);
+    let mut client = server.client(1);
+    let mut report = Value::Null;
+    eventually("it is reported", || {
+        let entries = entries(&mut client, "logs:app:sorted:crash");
+        let text = entries.first().and_then(|entry| entry.field("report"));
+        report = text.map_or(Value::Null, |text| {
+            serde_json::from_str(&text).expect("JSON")
+        });
+        !report.is_null()
+    });
+    let kept = folder.join("core");
+    let id = report["crash_id"].as_str().expect("an identifier");
+    let record = agent.folder.join("crashes").join(id).join("core");
+    std::fs::copy(record, &kept).expect("a core file");
+    let functions = own(report["threads"][0]["frames"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|frame| frame["function"].as_str()));
+    (program, kept, functions)
+}
+
+/// The program's own functions: what the C library's are called differs with its debug information.
+fn own<'f>(functions: impl Iterator<Item = &'f str>) -> Vec<String> {
+    functions
+        .filter(|name| ["compare", "sort", "main"].contains(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn said(command: &str, arguments: &[&str], files: &[&Path]) -> String {
+    let output = Command::new(command).args(arguments).args(files).output();
+    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn gdb_finds_the_same_stack_and_the_globals() {
+    let folder = Scratch::new("debuggers");
+    let (program, core, expected) = core(&folder);
+    assert_eq!(expected, ["compare", "sort", "main"]);
+    let words = [
+        "-nx",
+        "-batch",
+        "-ex",
+        "bt",
+        "-ex",
+        "print global",
+        "-ex",
+        "info threads",
+    ];
+    let text = said("gdb", &words, &[&program, &core]);
+    // Before it is asked, gdb shows the first frame by itself.
+    let answers = text
+        .split_once("[Current thread")
+        .map_or(&*text, |(_, rest)| rest);
+    let names = answers
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .filter_map(|line| {
+            let line = line.split_once("  ")?.1;
+            let line = line.split_once(" in ").map_or(line, |(_, rest)| rest);
+            line.split_once(" (").map(|(name, _)| name)
+        });
+    assert_eq!(own(names), expected, "{text}");
+    assert!(
+        text.contains("count = 42") && text.contains("\"scanner\""),
+        "{text}"
+    );
+    let listed = answers.split_once("Target Id").map_or("", |(_, list)| list);
+    assert_eq!(listed.matches("(LWP ").count(), 2, "{text}");
+}
+
+#[test]
+#[ignore = "needs lldb, and its time"]
+fn lldb_finds_the_same_stack_and_the_globals() {
+    let folder = Scratch::new("debuggers");
+    let (program, core, expected) = core(&folder);
+    let core_text = core.to_string_lossy().into_owned();
+    let words = [
+        "--no-lldbinit",
+        "-b",
+        "-o",
+        "bt",
+        "-o",
+        "target variable global",
+        "-o",
+        "thread list",
+        "-c",
+        &core_text,
+    ];
+    let text = said("lldb", &words, &[&program]);
+    let backtrace = text
+        .split("(lldb)")
+        .find(|part| part.trim_start().starts_with("bt"));
+    let backtrace = backtrace.unwrap_or_default();
+    let names = backtrace.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("frame #")?;
+        let (_, name) = rest.split_once('`')?;
+        name.split(['(', ' ']).next()
+    });
+    assert_eq!(own(names), expected, "{text}");
+    assert!(
+        text.contains("count = 42") && text.contains("\"scanner\""),
+        "{text}"
+    );
+    assert_eq!(
+        text.matches("thread #").count() - backtrace.matches("thread #").count(),
+        2,
+        "{text}"
+    );
+}
