@@ -69,7 +69,7 @@ pub fn parse(args: &[OsString]) -> Result<Asked, String> {
                 None => asked.follow = true,
             },
             word if word.starts_with('-') && word.len() > 1 => {
-                let hint = match nearest(word, OPTIONS.into_iter()) {
+                let hint = match nearest(word, OPTIONS) {
                     Some(meant) => format!("did you mean {meant}?"),
                     None => "agent logs --help lists them".to_owned(),
                 };
