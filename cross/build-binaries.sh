@@ -16,6 +16,8 @@
 # cross/bin/<arch>/debug/.build-id/xx/….debug. Two builds of one tree with one toolchain are equal: paths are
 # replaced, and nothing takes the time.
 set -euo pipefail
+# A failure inside of $(…) is one outside too.
+shopt -s inherit_errexit
 
 say() { if [ -t 2 ]; then printf '\033[1;34m==>\033[0m %s\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
 die() { printf 'build-binaries.sh: %s\n' "$*" >&2; exit 1; }

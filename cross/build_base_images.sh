@@ -8,6 +8,7 @@
 #   --source               builds the binary in the image's first stage; default: cross/bin/<arch>, made now if it is not there
 #   --profile, --features  as in cross/build-binaries.sh
 #   --base IMAGE           instead of docker.io/library/ubuntu:22.04
+#   --hiredis URL          where its source archive is, or `none`; default: version 1.3.0 on GitHub
 #   --bootstrap SUITE      without a registry: makes the base with mmdebstrap (apt), for example jammy or bookworm
 #   --prefix PREFIX        names are PREFIX + variant; default: localhost:5000/jettison/base- (ghcr.io/OWNER/jettison-base-)
 #   --tags LIST            default: latest. Each architecture has TAG-<arch>; TAG itself is the manifest of all that were built.
@@ -19,6 +20,7 @@
 # Prerequisites are checked first. The labels hold version and revision; times are those of the last commit, so that
 # the layers of two builds of one tree on one base are the same.
 set -euo pipefail
+shopt -s inherit_errexit
 
 say() { if [ -t 2 ]; then printf '\033[1;34m==>\033[0m %s\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi; }
 good() { if [ -t 2 ]; then printf '\033[1;32m ok\033[0m %s\n' "$*" >&2; else printf ' ok %s\n' "$*" >&2; fi; }
@@ -33,6 +35,7 @@ binaries=prebuilt
 profile=release
 features=
 base=docker.io/library/ubuntu:22.04
+hiredis=
 suite=
 prefix=${PREFIX:-localhost:5000/jettison/base-}
 tags=latest
@@ -48,6 +51,7 @@ while [ $# -gt 0 ]; do
     --profile) profile=${2:?}; shift ;;
     --features) features=${2?}; shift ;;
     --base) base=${2:?}; shift ;;
+    --hiredis) hiredis=${2:?}; shift ;;
     --bootstrap) suite=${2:?}; shift ;;
     --prefix) prefix=${2:?}; shift ;;
     --tags) tags=${2:?}; shift ;;
@@ -101,11 +105,12 @@ base_of() { # ARCH
   if ! image_exists "$name"; then
     say "mmdebstrap $suite for $1"
     archive=$(mktemp --suffix=.tar)
-    # Ubuntu's libraries for services (libsoup3) are in universe.
+    # Debian's suites come with their updates by themselves. Ubuntu's libraries for services (libsoup3) are in universe.
     case "$suite" in
       jammy)
-        mirror=(--components="main universe")
-        case "$1" in arm64) mirror+=(http://ports.ubuntu.com/ubuntu-ports) ;; *) mirror+=(http://archive.ubuntu.com/ubuntu) ;; esac ;;
+        local host=http://archive.ubuntu.com/ubuntu pocket
+        [ "$1" = amd64 ] || host=http://ports.ubuntu.com/ubuntu-ports
+        for pocket in "" -updates -security; do mirror+=("deb $host jammy$pocket main universe"); done ;;
     esac
     mmdebstrap --quiet --variant=minbase --arch="$1" --include=ca-certificates \
       --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -155,6 +160,7 @@ build() { # VARIANT ARCH
     --build-arg "BASE_IMAGE=$from" --build-arg "FILES_IMAGE=$from_files" --build-arg "BINARIES=$binaries" \
     ${suite:+--build-arg "RUST_IMAGE=$from_files"} \
     --build-arg "PROFILE=$profile" --build-arg "FEATURES=$features" --build-arg "SOURCE_DATE_EPOCH=$epoch" \
+    ${hiredis:+--build-arg "HIREDIS=${hiredis/#none/}"} \
     --label "org.opencontainers.image.title=$(basename "$(name_of "$1")")" \
     --label "org.opencontainers.image.description=Supervisor of services for NVIDIA Jetson: lines to Redis, crashes explained, health" \
     --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$revision" \

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod acts;
+mod fallen;
 mod screen;
 mod watch;
 
@@ -28,10 +29,10 @@ use crate::request::Request;
 use crate::supervise::spawn::{self, Inherited, PipeSize};
 
 /// How long it plays where nobody sits at a terminal.
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 9;
 
 /// After so many seconds everything has happened at least once.
-const STANDING: u64 = 8;
+const STANDING: u64 = 7;
 
 const USAGE: &str = "usage: agent demo [--seconds N]   (0: until Ctrl-C)\n";
 
@@ -95,9 +96,13 @@ impl Stage {
 
     fn play(self, seconds: u64) -> i32 {
         let screen = Screen::new();
-        let text = self.configuration();
+        let mut text = self.configuration();
         let path = self.folder.join("agent.toml");
-        let loaded = std::fs::write(&path, &text)
+        let loaded = fallen::configuration(&self.folder)
+            .and_then(|fallen| {
+                text.push_str(&fallen);
+                std::fs::write(&path, &text)
+            })
             .map_err(|error| error.to_string())
             .and_then(|()| {
                 // The file is complete: the environment is for real agents.
@@ -165,7 +170,7 @@ impl Stage {
     }
 
     fn introduce(&self, screen: Screen, config: &Path) {
-        screen.heading("A robot in small: four services, supervised by this agent");
+        screen.heading("A robot in small: its services, supervised by this agent");
         screen.print(&format!("  configuration  {}", config.display()));
         match &self.store {
             Store::Found(_, address) => {
@@ -186,7 +191,10 @@ impl Stage {
         screen.print(
             "  camera talks and counts, lidar fails and is restarted, pump has a heartbeat,",
         );
-        screen.print("  planner writes many lines that are one message");
+        screen.print(
+            "  planner writes many lines that are one message; gripper (C++) and mapper (Rust) are",
+        );
+        screen.print("  compiled where a compiler is, crash, and are explained");
         if let Some(cli) = self.redis_cli() {
             screen.heading("Look for yourself, while it runs");
             for command in watch::suggestions() {
@@ -353,6 +361,10 @@ fn show_record(record: &Record) {
             let key = entry.streams.key(entry.kind);
             let event = entry.fields.iter().find(|(name, _)| *name == "event");
             let what = event.map_or("marker".into(), |(_, value)| String::from_utf8_lossy(value));
+            if entry.kind == StreamKind::Crash {
+                screen.report(&key, &String::from_utf8_lossy(&entry.message));
+                return;
+            }
             screen.row(&key, &what, &String::from_utf8_lossy(&entry.message));
         }
         Record::Count(count) => {

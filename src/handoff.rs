@@ -49,7 +49,26 @@ pub enum Feed {
 pub struct LineOptions {
     /// A longer line goes out in pieces of this many bytes.
     pub max_line: usize,
+    pub multi_line: MultiLine,
     pub tee: Tee,
+}
+
+/// What makes one message of several lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MultiLine {
+    /// `>>|` and `|<<`.
+    pub markers: bool,
+    /// The shapes of tracebacks.
+    pub tracebacks: bool,
+}
+
+impl Default for MultiLine {
+    fn default() -> MultiLine {
+        MultiLine {
+            markers: true,
+            tracebacks: false,
+        }
+    }
 }
 
 /// Whether lines are also copied to the agent's own stdout.

@@ -45,11 +45,16 @@ impl Recent {
 
     /// At most [`Recent::LINES`], none read after `until_ms`.
     pub fn until(&self, until_ms: u64) -> Vec<String> {
+        self.between(0, until_ms)
+    }
+
+    /// And none read before `from_ms`.
+    pub fn between(&self, from_ms: u64, until_ms: u64) -> Vec<String> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = 0;
         let mut found = Vec::new();
         for (size, read_ms) in &kept.lines {
-            if *read_ms <= until_ms {
+            if (from_ms..=until_ms).contains(read_ms) {
                 let line = kept.text.get(at..at + size).unwrap_or_default();
                 found.push(String::from_utf8_lossy(line).into_owned());
             }
@@ -78,6 +83,7 @@ mod tests {
             recent.until(950).last().map(String::as_str),
             Some("line 950")
         );
+        assert_eq!(recent.between(940, 949).len(), 10);
         let many: Vec<Vec<u8>> = (0..5000).map(|n| vec![b'x'; n]).collect();
         recent.keep(1, many.iter().map(Vec::as_slice));
         assert_eq!(recent.until(u64::MAX)[0].len(), Recent::LINE_BYTES);

@@ -4,9 +4,10 @@
 //! USR2, which would end a process that says nothing about them. As PID 1 the kernel
 //! delivers only what has a handler: these have.
 //!
-//! For a wrapped application every signal that may be its is handed on. A signal that was
-//! ignored when we were started stays so (nohup, a script's `&`): whoever did that meant
-//! the application.
+//! For a wrapped application every signal that somebody sends is handed on, also those that
+//! tell of faults, of a terminal or of a closed pipe; where the kernel raises one of these
+//! because of what we did ourselves, it means us. A signal that was ignored when we were
+//! started stays so (nohup, a script's `&`): whoever did that meant the application.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -43,11 +44,16 @@ pub fn forward_all(inbox: Sender<Event>) -> io::Result<()> {
     let (read, write) = UnixStream::pair()?;
     write.set_nonblocking(true)?;
     let write = std::sync::Arc::new(write);
-    for signal in forwardable().filter(|signal| !is_ignored(*signal)) {
+    // The runtime of the language itself ignores PIPE.
+    let ours = |signal: libc::c_int| is_ignored(signal) && signal != libc::SIGPIPE;
+    for signal in forwardable().filter(|signal| !ours(*signal)) {
         let write = std::sync::Arc::clone(&write);
         // A signal number fits a byte: they end at 64.
         let byte = signal as u8;
-        let tell = move || {
+        let tell = move |info: &libc::siginfo_t| {
+            if PROVOKED.contains(&signal) && !is_sent(info) {
+                return provoked(signal);
+            }
             // SAFETY: send(2) is async-signal-safe; the descriptor lives as long as the
             // handler. A full pipe loses a signal as the kernel would merge it.
             unsafe {
@@ -59,8 +65,9 @@ pub fn forward_all(inbox: Sender<Event>) -> io::Result<()> {
                 );
             }
         };
-        // SAFETY: the action does nothing but that.
-        unsafe { signal_hook::low_level::register(signal, tell)? };
+        // SAFETY: the action does nothing but that, and after a fault of ours never returns
+        // to where it happened.
+        unsafe { signal_hook_registry::register_unchecked(signal, tell)? };
     }
     read.set_nonblocking(true)?;
     let mut read = tokio::net::UnixStream::from_std(read)?;
@@ -79,23 +86,39 @@ pub fn forward_all(inbox: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// All but what no handler may catch, what tells of our own faults, of our own children and
-/// of our own output. The C library keeps the real-time ones below SIGRTMIN for itself.
+/// Whether a process sent it (sigaction(2): `si_code` of kill, sigqueue, tgkill), and not we
+/// ourselves.
+fn is_sent(info: &libc::siginfo_t) -> bool {
+    // The kernel raises PIPE in the writer's own name.
+    // SAFETY: these codes come with a sender.
+    info.si_code <= 0 && unsafe { info.si_pid() } != std::process::id() as libc::pid_t
+}
+
+/// What the kernel raises because of what a process does itself.
+const PROVOKED: &[libc::c_int] = &[
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGPIPE,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+/// We did that: what happens without a handler happens.
+fn provoked(signal: libc::c_int) {
+    // A write to a closed pipe says so too.
+    if signal != libc::SIGPIPE {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+}
+
+/// All but what no handler may catch, and what tells of our own children. The C library keeps
+/// the real-time ones below SIGRTMIN for itself.
 fn forwardable() -> impl Iterator<Item = libc::c_int> {
-    const OURS: &[libc::c_int] = &[
-        libc::SIGKILL,
-        libc::SIGSTOP,
-        libc::SIGILL,
-        libc::SIGTRAP,
-        libc::SIGBUS,
-        libc::SIGFPE,
-        libc::SIGSEGV,
-        libc::SIGSYS,
-        libc::SIGCHLD,
-        libc::SIGPIPE,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-    ];
+    const OURS: &[libc::c_int] = &[libc::SIGKILL, libc::SIGSTOP, libc::SIGCHLD];
     (1..=31)
         .filter(|signal| !OURS.contains(signal))
         .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())

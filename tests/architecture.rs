@@ -13,6 +13,7 @@ const EDGES: &[&str] = &[
     "wrapp.rs",
     "demo.rs",
     "demo/acts.rs",
+    "demo/fallen.rs",
     "demo/screen.rs",
     "demo/watch.rs",
     "names.rs",

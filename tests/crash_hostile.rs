@@ -2,7 +2,8 @@
 //!
 //! Starts from a real core and its program (built here; skipped without gcc), and from hand-made bytes; overwrites,
 //! cuts and moves bytes by a seeded generator, so that a failure can be repeated: the seed is printed. Files come from
-//! a table, the process is never asked for more. `TIMES=20 cargo test --test crash_hostile -- --nocapture` tries longer.
+//! a table, the process is never asked for more. `TIMES=20 cargo test --test crash_hostile -- --nocapture` tries longer,
+//! as `tests/run --heavy` does.
 
 #[path = "crash/lab.rs"]
 mod lab;
@@ -98,8 +99,9 @@ struct Victim {
 }
 
 fn victim(name: &str, build: &str, mode: &str) -> Option<Victim> {
-    if !lab::present("gcc") {
-        eprintln!("skipped: needs gcc");
+    let compiler = build.split(' ').next().unwrap_or_default();
+    if !lab::present(compiler) {
+        eprintln!("skipped: needs {compiler}");
         return None;
     }
     let folder = std::env::temp_dir().join(format!("crash-hostile-{}-{name}", std::process::id()));
@@ -175,11 +177,30 @@ fn hostile_cores() {
 
 #[test]
 fn hostile_programs() {
-    let Some(victim) = victim(
+    hostile_program(
         "prog",
         "gcc -g -O2 $SRC/modes.c -o prog -lpthread -Wl,--build-id=none",
         "null",
-    ) else {
+    );
+}
+
+#[test]
+fn hostile_programs_of_other_languages() {
+    hostile_program(
+        "cpp",
+        "g++ -g -O1 $SRC/modes.cpp -o prog -lpthread -Wl,--build-id=none",
+        "template",
+    );
+    hostile_program(
+        "rust",
+        "rustc -g -C link-arg=-Wl,--build-id=none $SRC/modes.rs -o prog",
+        "segv",
+    );
+}
+
+/// Mutates what the analysis reads of a program: debug information, unwind tables, symbols, headers.
+fn hostile_program(name: &str, build: &str, mode: &str) {
+    let Some(victim) = victim(name, build, mode) else {
         return;
     };
     assert!(run(&victim.core, &victim.program, &victim.image).unwrap() > 1000);
@@ -194,7 +215,7 @@ fn hostile_programs() {
         })
         .map(|s| s.offset as usize..(s.offset + s.size) as usize)
         .collect();
-    let seeds = storm(8, 4000, |random| {
+    let seeds = storm(6, 4000, |random| {
         let mut image = victim.image.clone();
         for _ in 0..1 + random.below(4) {
             let focus = match random.below(8) {
@@ -206,7 +227,17 @@ fn hostile_programs() {
         }
         run(&victim.core, &victim.program, &image);
     });
-    eprintln!("{seeds} mutated programs");
+    eprintln!("{seeds} mutated programs of {name}");
+}
+
+#[test]
+#[ignore = "minutes: the same with many more seeds"]
+fn a_longer_storm() {
+    let longer = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["hostile_", "bytes_", "--nocapture"])
+        .env("TIMES", "20")
+        .status();
+    assert!(longer.unwrap().success());
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn values_of_rust() {
     let ring = value(&frame(&report, "modes::main").locals, "ring");
     assert_eq!(
         ring,
-        "{name = \"front\", items = {1, 2, 3}, mode = Busy {load = 7}}"
+        "{name = \"front\", items = {1, 2, 3}, mode = Busy {load = 7}, place = (4, -5), last = Some(6)}"
     );
     assert_eq!(
         report.signal.map(|s| (s.name, s.address)),

@@ -4,6 +4,8 @@
 //! whole line → markers out → blocks → trimmed → cut into pieces. The reader gets the same
 //! bytes in chunks cut anywhere.
 
+use std::time::Instant;
+
 use jettison_agent::logs::entry::{Assembler, Batch};
 use jettison_agent::logs::join::{Joiner, OpenBlocks};
 use jettison_agent::record::CountKind;
@@ -188,7 +190,8 @@ struct Read {
 fn read(max_line: usize, block_max: usize, open_bound: usize, chunks: &[&[u8]]) -> Read {
     let open_blocks = OpenBlocks::bounded(open_bound);
     let joiner = Joiner::with_block_max(max_line, block_max, open_blocks);
-    let mut assembler = Assembler::with_joiner(max_line, joiner);
+    let now = Instant::now();
+    let mut assembler = Assembler::with(max_line, joiner, None);
     let mut all = Read {
         seen: Vec::new(),
         marks: Vec::new(),
@@ -202,11 +205,11 @@ fn read(max_line: usize, block_max: usize, open_bound: usize, chunks: &[&[u8]]) 
     };
     for chunk in chunks {
         let mut batch = Batch::default();
-        assembler.push(chunk, &mut batch);
+        assembler.push(now, chunk, &mut batch);
         collect(batch);
     }
     let mut batch = Batch::default();
-    assembler.finish(&mut batch);
+    assembler.finish(now, &mut batch);
     collect(batch);
     all
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jettison_agent::event::Event;
-use jettison_agent::handoff::{Beat, BeatKind, Feed, LineOptions, Pipes, Tee};
+use jettison_agent::handoff::{Beat, BeatKind, Feed, LineOptions, MultiLine, Pipes, Tee};
 use jettison_agent::logs;
 use jettison_agent::record::{Count, CountKind, Record, Source, Streams, Trim};
 use jettison_agent::service::{Exit, RunId, ServiceId, Signal};
@@ -67,6 +67,10 @@ impl House {
             pipes: Pipes { stdout, stderr },
             options: LineOptions {
                 max_line,
+                multi_line: MultiLine {
+                    markers: true,
+                    tracebacks: true,
+                },
                 tee: Tee::Off,
             },
             at_ms: 1_700_000_000_000,
@@ -338,6 +342,28 @@ async fn markers_count_and_beat() {
         ("api", "lidar")
     );
     assert_eq!(house.beats.recv().await.unwrap().what, BeatKind::Beats(2));
+}
+
+#[tokio::test]
+async fn a_trace_whose_next_line_does_not_come_is_sent_soon_and_the_other_source_is_not_held() {
+    let mut house = house(64);
+    let mut child = house.open(1000).await;
+    house.until("info:").await;
+    let trace = "Traceback (most recent call last):\n  File \"a\", line 1\nE: x";
+    writeln!(child.stderr, "{trace}").unwrap();
+    writeln!(child.stdout, "{trace}").unwrap();
+    writeln!(child.stdout, "on").unwrap();
+    assert_eq!(
+        house.until("stdout:on").await,
+        [format!("stdout:{trace}"), "stdout:on".into()]
+    );
+    assert_eq!(house.next().await, [format!("stderr:{trace}")]);
+    // What an ended run still held is sent before the end marker.
+    writeln!(child.stderr, "{trace}").unwrap();
+    drop(child);
+    house.end(Exit::Code(1)).await;
+    assert_eq!(house.next().await, [format!("stderr:{trace}")]);
+    assert!(house.next().await[0].starts_with("info:{{__END_RUN"));
 }
 
 #[tokio::test]

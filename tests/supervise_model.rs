@@ -142,6 +142,7 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         lifecycle: lifecycle(dice),
         process: Process::default(),
         max_line: 1024,
+        multi_line: Default::default(),
         trim: Trim { max_len: 10 },
         capture: Default::default(),
         keep: jettison_agent::record::Keep::default(),

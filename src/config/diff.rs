@@ -124,6 +124,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         lifecycle,
         process,
         max_line,
+        multi_line,
         trim,
         capture,
         keep,
@@ -147,6 +148,7 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (*stop == new.stop, "stop", Live),
         // A run's lines are cut and trimmed as its start said.
         (*max_line == new.max_line, "max_line", Restart),
+        (*multi_line == new.multi_line, "multi_line", Restart),
         (*trim == new.trim, "stream", Restart),
         (*capture == new.capture, "crash", Restart),
         (*keep == new.keep, "stream", Restart),

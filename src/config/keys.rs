@@ -53,8 +53,6 @@ pub enum Off {
     Empty,
     /// Or this text.
     Text(&'static str),
-    /// Or a list of just this text.
-    Only(&'static str),
 }
 
 const fn key(name: &'static str, shape: Shape) -> Key {
@@ -211,7 +209,7 @@ pub const SERVICE: &[Key] = &[
     key("max_line", Size),
     key("stream", Fields(STREAM)),
     key("pty", Flag),
-    off_by("multi_line", Texts, Off::Only("markers")),
+    key("multi_line", Texts),
     key("crash", Text),
     key("check", Tables),
     key("health", Names),
@@ -321,10 +319,7 @@ impl Off {
     pub fn is(self, value: &Value) -> bool {
         match (self, value) {
             (Off::Text(off), Value::Text(text)) => text.is_empty() || text == off,
-            (Off::Only(off), Value::List(items)) => items
-                .iter()
-                .all(|item| item.value == Value::Text(off.to_owned())),
-            (Off::Empty | Off::Text(_) | Off::Only(_), value) => is_empty(value),
+            (Off::Empty | Off::Text(_), value) => is_empty(value),
         }
     }
 }

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::handoff::{CheckSettings, PoolSettings};
+use crate::handoff::{CheckSettings, MultiLine, PoolSettings};
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
@@ -275,6 +275,7 @@ pub struct Service {
     pub process: Process,
     /// Bytes.
     pub max_line: usize,
+    pub multi_line: MultiLine,
     pub trim: Trim,
     pub capture: Tracing,
     pub keep: Keep,

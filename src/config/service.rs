@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::handoff::PoolSettings;
+use crate::handoff::{MultiLine, PoolSettings};
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
@@ -71,6 +71,7 @@ pub fn plain(name: ServiceName, executable: String, args: Vec<String>, max_len: 
         lifecycle: Lifecycle::default(),
         process: Process::default(),
         max_line: 256 << 10,
+        multi_line: MultiLine::default(),
         trim: Trim { max_len },
         capture: Tracing::default(),
         keep: Keep::default(),
@@ -120,6 +121,7 @@ pub fn read(
     if let Some(bytes) = fields.size(cx, "max_line", 1..=MAX_LINE) {
         out.max_line = bytes as usize;
     }
+    out.multi_line = multi_line(cx, fields).unwrap_or(out.multi_line);
     let stream = fields.inner(cx, "stream");
     if let Some(entries) = stream.number(cx, "max_len", 0..=u64::MAX >> 1) {
         out.trim = Trim { max_len: entries };
@@ -202,6 +204,28 @@ fn stream_name(cx: &mut Check, fields: &Fields<'_>) -> Option<String> {
         "letters, digits, `_`, `.` and `-` are safe",
     );
     None
+}
+
+fn multi_line(cx: &mut Check, fields: &Fields<'_>) -> Option<MultiLine> {
+    let mut out = MultiLine {
+        markers: false,
+        tracebacks: false,
+    };
+    for text in fields.texts("multi_line")? {
+        match text.value {
+            "markers" => out.markers = true,
+            "tracebacks" => out.tracebacks = true,
+            other => {
+                let message = format!("`{other}` is not a value of `multi_line`");
+                let remedy = match nearest(other, ["markers", "tracebacks"]) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "write `markers`, `tracebacks` or both".to_owned(),
+                };
+                cx.error(text.place, message, remedy);
+            }
+        }
+    }
+    Some(out)
 }
 
 fn type_of(cx: &mut Check, fields: &Fields<'_>) -> Option<Kind> {

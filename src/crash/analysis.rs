@@ -74,10 +74,11 @@ pub fn analyse<'a>(
             frames: naming.frames(&stack, wanted),
         });
     }
+    let signal = report.signal.as_ref().map(|signal| signal.number);
     report.signature = report
         .threads
         .first()
-        .and_then(|t| fingerprint::signature(&t.frames));
+        .and_then(|t| fingerprint::signature(signal, &t.frames));
     if core.threads.len() > MAX_THREADS {
         report.notes.push(format!(
             "only {MAX_THREADS} of {} threads are shown",

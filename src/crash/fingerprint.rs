@@ -1,6 +1,6 @@
-//! frames of the crashed thread → signature: equal for crashes of the same place in the code.
+//! frames of the crashed thread, its signal → signature: equal for crashes of the same place in the code.
 //!
-//! Made of function names only, so that it survives rebuilds, other lines, other addresses. What merely reports a
+//! Made of the signal and function names only, so that it survives rebuilds, other lines, other addresses. What merely reports a
 //! failure (abort, panics, assertions, uncaught exceptions, signal handlers) is skipped, recursion counts once, and
 //! frames outside `main` do not take part. Where no function has a name, module and offset stand in.
 
@@ -94,8 +94,9 @@ const ENTRIES: &[&str] = &[
     "runtime.main",
 ];
 
-/// Sixteen hexadecimal digits; `None` without frames.
-pub fn signature(frames: &[Frame]) -> Option<String> {
+/// Sixteen hexadecimal digits; `None` without frames. A function that aborts and one that falls over are two faults,
+/// also where they are the same function: the signal takes part, where there is one.
+pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
     let trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
@@ -114,6 +115,7 @@ pub fn signature(frames: &[Frame]) -> Option<String> {
     if names.is_empty() {
         names.push(fallback(frames, first));
     }
+    names.extend(signal.map(|number| number.to_string()));
     Some(format!("{:016x}", hash(&names)))
 }
 
@@ -199,7 +201,7 @@ mod tests {
     }
 
     fn of(names: &[&str]) -> String {
-        signature(&frames(names)).unwrap()
+        signature(Some(11), &frames(names)).unwrap()
     }
 
     #[test]
@@ -246,7 +248,11 @@ mod tests {
     fn without_names_the_module_stands_in() {
         assert_eq!(of(&["", ""]), of(&[""]));
         assert_ne!(of(&[""]), of(&["abort"]));
-        assert_eq!(signature(&[]), None);
+        assert_eq!(signature(Some(11), &[]), None);
+        assert_ne!(
+            signature(Some(6), &frames(&["f"])),
+            signature(Some(11), &frames(&["f"]))
+        );
         // The check value of FNV-1a for "a" followed by the separator is computed from its definition.
         assert_eq!(hash(&[]), 0xcbf2_9ce4_8422_2325);
     }

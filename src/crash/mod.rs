@@ -17,6 +17,7 @@ pub mod fingerprint;
 pub mod frames;
 pub mod images;
 pub mod kernel;
+pub mod last_words;
 pub mod le;
 pub mod machine;
 pub mod memory;

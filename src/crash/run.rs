@@ -18,8 +18,10 @@ use crate::config;
 use crate::handoff::{Audience, Board, Cause, CoreFile, Dying, StartHelper};
 use crate::record::{Entry, Record, StreamKind};
 use crate::request::{Reply, RequestId};
+use crate::service::Signal;
 
 use super::examiner::{self, Examiner};
+use super::last_words::{self, End};
 use super::report::{self, Kind, Report};
 use super::store::{self, Store};
 use super::{signals, text};
@@ -49,6 +51,8 @@ const RATE_INTERVAL: Duration = Duration::from_secs(60);
 const MOST_SITES: usize = 1000;
 /// A line that was written before the crash was read at most this much later.
 const LOG_DELAY_MS: u64 = 100;
+/// What a runtime said when it gave up was read at most this long before: its core may take a while to write.
+const LAST_WORDS_MS: u64 = 2000;
 
 /// Until nobody hands anything on any more.
 pub async fn run(settings: Settings, hands: Hands) {
@@ -98,6 +102,15 @@ struct Line {
     told: HashMap<String, VecDeque<Instant>>,
 }
 
+/// Whether a program died by its own hand.
+fn end(signal: Signal) -> End {
+    match signal.0 {
+        // SIGILL, SIGTRAP, SIGABRT: what abort() and its like end with.
+        4..=6 => End::GaveUp,
+        _ => End::Fault,
+    }
+}
+
 impl Line {
     async fn crash(&mut self, mut dying: Dying) {
         let now = Instant::now();
@@ -125,10 +138,13 @@ impl Line {
         if let Some(trouble) = &dying.snapshot.trouble {
             report.notes.push(format!("captured in part: {trouble}"));
         }
-        report.log = dying
-            .streams
-            .recent
-            .until(dying.snapshot.at_ms + LOG_DELAY_MS);
+        let (recent, at_ms) = (&dying.streams.recent, dying.snapshot.at_ms);
+        report.log = recent.until(at_ms + LOG_DELAY_MS);
+        let last = recent.between(at_ms.saturating_sub(LAST_WORDS_MS), at_ms + LOG_DELAY_MS);
+        let end = dying.snapshot.signal.map_or(End::Fault, end);
+        report.abort_message = report
+            .abort_message
+            .or_else(|| last_words::find(&last, end));
         report.device = device(&dying.device);
         if let Some(signature) = report.signature.clone() {
             if self.sites.len() >= MOST_SITES {

@@ -7,6 +7,10 @@ use crate::crash::report::{Frame, Kind, Report, Symbols, Thread, Trust, Variable
 use crate::crash::signals;
 use std::fmt::Write as _;
 
+/// The value of a variable that the compiler kept nowhere.
+const OPTIMIZED_OUT: &str = "<optimized out>";
+/// Of the service's last lines.
+const LAST_LINES: usize = 20;
 /// Longest argument list on a frame's line.
 const MAX_ARGUMENTS: usize = 240;
 
@@ -28,6 +32,7 @@ pub fn render(report: &Report) -> String {
         registers(&mut out, crashed);
     }
     modules(&mut out, report);
+    last_lines(&mut out, report);
     out
 }
 
@@ -78,10 +83,24 @@ fn heading(out: &mut String, report: &Report) {
         out.push('\n');
     }
     if let Some(message) = &report.abort_message {
-        let _ = writeln!(out, "Message: {}", one_line(message));
+        // Further lines stand under the first: none begins like a frame.
+        let lines: Vec<String> = message.lines().map(one_line).collect();
+        let _ = writeln!(out, "Message: {}", lines.join("\n         "));
+    }
+    if let Some(seen) = &report.seen {
+        seen_before(out, seen);
     }
     for note in &report.notes {
         let _ = writeln!(out, "Note: {}", one_line(note));
+    }
+}
+
+/// Where the same crash was seen before.
+fn seen_before(out: &mut String, seen: &serde_json::Value) {
+    let count = seen.get("count").and_then(serde_json::Value::as_u64);
+    let first = seen.get("first").and_then(serde_json::Value::as_str);
+    if let (Some(count @ 2..), Some(first)) = (count, first) {
+        let _ = writeln!(out, "Seen {count} times since {}", one_line(first));
     }
 }
 
@@ -107,7 +126,8 @@ fn frames(out: &mut String, thread: &Thread) {
         }
         expected = frame.index + 1;
         let _ = writeln!(out, "{}", frame_line(frame));
-        for local in &frame.locals {
+        // What was optimized out tells nothing; the document has it.
+        for local in frame.locals.iter().filter(|l| l.value != OPTIMIZED_OUT) {
             let _ = writeln!(out, "        {} = {}", local.name, one_line(&local.value));
         }
     }
@@ -118,7 +138,7 @@ fn frames(out: &mut String, thread: &Thread) {
 
 /// `#3  0x… in function (a=1) at file.c:8`; the address is left out where the line alone tells the place.
 pub fn frame_line(frame: &Frame) -> String {
-    let mut line = format!("#{:<3}", frame.index);
+    let mut line = format!("#{:<2} ", frame.index);
     let exact = frame.inlined || frame.index == 0 || frame.trust == Trust::Context;
     if frame.function.as_deref() == Some(SIGNAL_HANDLER) {
         line.push_str(SIGNAL_HANDLER);
@@ -224,10 +244,25 @@ fn modules(out: &mut String, report: &Report) {
     }
 }
 
+fn last_lines(out: &mut String, report: &Report) {
+    if report.log.is_empty() {
+        return;
+    }
+    out.push_str("\nLast lines:\n");
+    let skipped = report.log.len().saturating_sub(LAST_LINES);
+    for line in report.log.iter().skip(skipped) {
+        let _ = writeln!(out, "  {}", one_line(line));
+    }
+}
+
 /// Names and values come from the crashed process: a line break in them must not look like a frame.
 fn one_line(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
         .collect()
 }
 
@@ -261,6 +296,8 @@ mod tests {
             frame_line(&known),
             "#0  lidar::scan::Ring::push (self=…) at /src/scan.rs:88"
         );
+        known.index = 13771;
+        assert!(frame_line(&known).starts_with("#13771 0x00007f"));
         known.index = 12;
         assert_eq!(
             frame_line(&known),
@@ -290,6 +327,7 @@ mod tests {
             ..Report::default()
         };
         report.abort_message = Some("x\n#7  fake".into());
+        report.log = vec!["#8  fake".into()];
         let text = render(&report);
         assert!(text.starts_with("Backtrace for "));
         assert_eq!(text.lines().filter(|l| l.starts_with('#')).count(), 1);

@@ -9,11 +9,26 @@ use std::time::Duration;
 
 use redis::{Connection, RedisResult};
 
+use super::fallen;
 use super::screen::Screen;
 use crate::record::{POOL_PROPERTIES, StreamKind, Streams, Trim, pool_key, service_key};
 
 /// The stream names of the services.
-pub const SERVICES: [&str; 4] = ["demo-camera", "demo-lidar", "demo-pump", "demo-planner"];
+pub const SERVICES: [&str; 6] = [
+    "demo-camera",
+    "demo-lidar",
+    "demo-pump",
+    "demo-planner",
+    fallen::SERVICES[0],
+    fallen::SERVICES[1],
+];
+
+const KINDS: [StreamKind; 4] = [
+    StreamKind::Info,
+    StreamKind::Status,
+    StreamKind::Error,
+    StreamKind::Crash,
+];
 
 /// Shows everything until told to stop, and a little longer for the last words.
 pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
@@ -25,7 +40,7 @@ pub fn watch(client: &redis::Client, screen: Screen, stop: &Arc<AtomicBool>) {
         .iter()
         .flat_map(|name| {
             let streams = Streams::new(name, Trim { max_len: 0 });
-            [StreamKind::Info, StreamKind::Status, StreamKind::Error].map(|kind| streams.key(kind))
+            KINDS.map(|kind| streams.key(kind))
         })
         .collect();
     let mut last: HashMap<String, String> = HashMap::new();
@@ -101,6 +116,11 @@ fn show(screen: Screen, key: &str, fields: &[(String, String)]) {
             .find(|(name, _)| name == wanted)
             .map(|(_, value)| value.as_str())
     };
+    if let Some(message) = field("message").filter(|_| field("crash_id").is_some())
+        && field("report").is_some()
+    {
+        return screen.report(key, message);
+    }
     let what = field("event").or(field("source")).unwrap_or("marker");
     screen.row(key, what, field("message").unwrap_or_default());
 }
@@ -146,13 +166,7 @@ pub fn sweep(client: &redis::Client) {
     };
     for name in SERVICES {
         let streams = Streams::new(name, Trim { max_len: 0 });
-        let kinds = [
-            StreamKind::Info,
-            StreamKind::Status,
-            StreamKind::Error,
-            StreamKind::Crash,
-        ];
-        let keys = kinds.map(|kind| streams.key(kind));
+        let keys = KINDS.map(|kind| streams.key(kind));
         let _ = redis::cmd("DEL").arg(&keys[..]).exec(&mut connection);
     }
     let Some(mut connection) = connect(client, 2) else {

@@ -53,13 +53,21 @@ impl OpenBlocks {
     }
 
     /// Holds more; whether that is too much.
-    fn add(&self, bytes: usize) -> bool {
+    pub(super) fn add(&self, bytes: usize) -> bool {
         self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bound
     }
 
-    fn remove(&self, bytes: usize) {
+    pub(super) fn remove(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// What `>>|` and `|<<` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    Joined,
+    /// Bytes like any others.
+    Text,
 }
 
 #[derive(Debug)]
@@ -67,6 +75,7 @@ pub struct Joiner {
     max_line: usize,
     block_max: usize,
     open_blocks: Arc<OpenBlocks>,
+    blocks: Blocks,
     /// The current line, cleaned. Offsets into it: `done` <= `searched` <= `settled`.
     text: Vec<u8>,
     /// Sent or in the block before this.
@@ -114,6 +123,7 @@ impl Joiner {
             max_line: max_line.max(1),
             block_max,
             open_blocks,
+            blocks: Blocks::Joined,
             text: Vec::new(),
             done: 0,
             searched: 0,
@@ -123,6 +133,11 @@ impl Joiner {
             within: false,
             block: None,
         }
+    }
+
+    pub fn treating(mut self, blocks: Blocks) -> Joiner {
+        self.blocks = blocks;
+        self
     }
 
     /// Nothing is open: a line without `{{`, `>>|` and `|<<` is a message as it stands.
@@ -167,6 +182,9 @@ impl Joiner {
 
     /// Acts on every token of the settled text.
     fn tokens(&mut self, out: &mut Batch) {
+        if self.blocks == Blocks::Text {
+            return;
+        }
         while let Some((offset, token)) = next_token(&self.text[self.searched..self.settled]) {
             self.searched += offset + token.len();
             self.store(self.searched - token.len(), out);

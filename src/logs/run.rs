@@ -216,7 +216,11 @@ impl Task {
                 source,
                 pace: Pace::new(shared.origin, now, pipe.capacity()),
                 pipe: Some(pipe),
-                assembler: Assembler::new(options.max_line, &shared.open_blocks),
+                assembler: Assembler::new(
+                    options.max_line,
+                    options.multi_line,
+                    &shared.open_blocks,
+                ),
                 due: None,
             }
         };
@@ -263,8 +267,10 @@ impl Task {
 
     /// Until it is time to read, or the run ended.
     async fn wait(&mut self, ended: &mut mpsc::Receiver<Exit>) -> Woken {
-        let due = [self.stdout.due, self.stderr.due]
-            .into_iter()
+        let sides = [&self.stdout, &self.stderr];
+        let due = sides
+            .iter()
+            .flat_map(|side| [side.due, side.assembler.deadline()])
             .flatten()
             .min();
         if due.is_some_and(|due| due <= Instant::now()) {
@@ -290,13 +296,16 @@ impl Task {
         }
     }
 
-    /// One read of each pipe that is due.
+    /// One read of each pipe that is due, and what is held no longer.
     async fn read(&mut self) -> Result<(), Closed> {
         let now = Instant::now();
         for side in [&mut self.stdout, &mut self.stderr] {
-            if side.due.is_some_and(|due| due <= now) {
+            let held_too_long = side.assembler.deadline().is_some_and(|until| until <= now);
+            if held_too_long || side.due.is_some_and(|due| due <= now) {
+                // What is in the pipe came before the time was up.
                 let mut batch = Batch::default();
                 side.read(now, &mut batch);
+                side.assembler.tick(now, &mut batch);
                 self.outlet.send(side.source, batch).await?;
             }
         }
@@ -339,7 +348,7 @@ impl Task {
         }
         for side in [&mut self.stdout, &mut self.stderr] {
             let mut batch = Batch::default();
-            side.assembler.finish(&mut batch);
+            side.assembler.finish(Instant::now(), &mut batch);
             self.outlet.send(side.source, batch).await?;
         }
         Ok(())
@@ -378,13 +387,13 @@ impl Side {
         let Some(pipe) = &mut self.pipe else {
             return 0;
         };
-        let read = match pipe.read(|bytes| self.assembler.push(bytes, batch)) {
+        let read = match pipe.read(|bytes| self.assembler.push(now, bytes, batch)) {
             Ok(Brought::Bytes(read)) => read,
             Ok(Brought::Empty) => 0,
-            Ok(Brought::Eof) => return self.close(batch),
+            Ok(Brought::Eof) => return self.close(now, batch),
             Err(failure) => {
                 warn!("cannot read {} any more: {failure}", self.source.as_str());
-                return self.close(batch);
+                return self.close(now, batch);
             }
         };
         self.due = match self.pace.step(now, read) {
@@ -399,8 +408,8 @@ impl Side {
         read
     }
 
-    fn close(&mut self, batch: &mut Batch) -> usize {
-        self.assembler.finish(batch);
+    fn close(&mut self, now: Instant, batch: &mut Batch) -> usize {
+        self.assembler.finish(now, batch);
         self.pipe = None;
         self.due = None;
         0
@@ -430,6 +439,11 @@ impl LineOutlet {
     async fn send(&mut self, source: Source, mut batch: Batch) -> Result<(), Closed> {
         self.look_for_ready(&batch).await?;
         let counts = batch.marks.take();
+        let read = batch.read.as_ref().unwrap_or(&batch.spans).iter();
+        let texts = read.map(|span| &batch.chunk[span.start as usize..span.end as usize]);
+        if texts.len() > 0 {
+            self.streams.recent.keep(now_ms(), texts);
+        }
         if !batch.spans.is_empty() {
             let bytes = batch
                 .spans
@@ -444,9 +458,6 @@ impl LineOutlet {
                 chunk: Bytes::from(batch.chunk),
                 spans: batch.spans,
             };
-            let spans = lines.spans.iter();
-            let texts = spans.map(|span| &lines.chunk[span.start as usize..span.end as usize]);
-            self.streams.recent.keep(lines.read_ms, texts);
             if let Some(tee) = &self.tee {
                 tee.copy(&lines, self.tee_form);
             }

@@ -626,6 +626,7 @@ impl Shell {
             awaited,
             options: LineOptions {
                 max_line: unit.machine.service().max_line,
+                multi_line: unit.machine.service().multi_line,
                 tee: self.tee,
             },
             at_ms: clock::now_ms(),

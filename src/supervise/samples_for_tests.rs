@@ -37,6 +37,7 @@ pub fn service(name: &str) -> Service {
         lifecycle: Lifecycle::default(),
         process: Process::default(),
         max_line: 256 * 1024,
+        multi_line: Default::default(),
         trim: Trim { max_len: 1000 },
         capture: Default::default(),
         keep: Keep::default(),

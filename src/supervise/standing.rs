@@ -84,10 +84,10 @@ impl Machine {
         }
     }
 
-    /// In its second failed start in a row, or a later one.
+    /// In its second failed start in a row, or a later one. Whoever stopped it knows.
     pub fn is_looping(&self, now: Instant) -> bool {
         let up = self.life().and_then(|life| self.lasted(life, now));
-        self.history.is_looping(self.service(), up)
+        self.want && self.history.is_looping(self.service(), up)
     }
 
     /// How long it has done what it is there for: since it is ready, or since its start

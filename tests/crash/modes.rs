@@ -6,6 +6,8 @@ struct Ring {
     name: String,
     items: Vec<u32>,
     mode: Mode,
+    place: (u8, i32),
+    last: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,7 @@ fn generic<T: Into<u64>>(value: T, divisor: u64) -> u64 {
 
 fn main() {
     let mode = std::env::args().nth(1).unwrap_or_else(|| "segv".into());
-    let mut ring = Ring { name: "front".into(), items: vec![1, 2, 3], mode: Mode::Busy { load: 7 } };
+    let mut ring = Ring { name: "front".into(), items: vec![1, 2, 3], mode: Mode::Busy { load: 7 }, place: (4, -5), last: Some(6) };
     match mode.as_str() {
         "segv" => println!("{}", feed(&mut ring, "label", &[4, 5])),
         "panic" => panic!("ring {} is full: {:?}", ring.name, ring.mode),

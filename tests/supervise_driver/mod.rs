@@ -413,6 +413,7 @@ fn service_from(json: &Value) -> Service {
         lifecycle: lifecycle_from(json),
         process: process_from(json),
         max_line: 256 * 1024,
+        multi_line: Default::default(),
         trim: Trim { max_len: 1000 },
         capture: Default::default(),
         keep: Keep::default(),

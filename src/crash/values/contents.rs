@@ -65,6 +65,7 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
                 .any(|(t, _)| *t == gimli::DW_TAG_member)
         });
         if has_fields {
+            let before = out.len();
             out.push(' ');
             self.member(
                 out,
@@ -74,6 +75,10 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
                 bytes,
                 depth,
             );
+            // `Busy {load = 7}`, but `Some(7)`.
+            if out[before..].starts_with(" (") {
+                out.remove(before);
+            }
         }
     }
 

@@ -219,7 +219,11 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
         if self.sequence(out, kind, bytes, depth) {
             return;
         }
-        out.push('{');
+        // Rust's tuples have members `__0`, `__1`, ….
+        let is_tuple = children.iter().any(|(tag, member)| {
+            *tag == gimli::DW_TAG_member && self.units.name(*member).as_deref() == Some("__0")
+        });
+        out.push(if is_tuple { '(' } else { '{' });
         let mut first = true;
         for (tag, member) in children {
             if !matches!(tag, gimli::DW_TAG_member | gimli::DW_TAG_inheritance) {
@@ -240,17 +244,17 @@ impl<'v, 'x, 'a> Printer<'v, 'x, 'a> {
                 (gimli::DW_TAG_inheritance, _) => {
                     let _ = write!(out, "<{}> = ", self.type_name(of));
                 }
-                (_, Some(name)) => {
+                (_, Some(name)) if !is_tuple => {
                     let _ = write!(out, "{name} = ");
                 }
-                (_, None) => {}
+                (_, Some(_) | None) => {}
             }
             self.member(out, member, of, offset, bytes, depth);
             if out.len() > MAX_TEXT {
                 break;
             }
         }
-        out.push('}');
+        out.push(if is_tuple { ')' } else { '}' });
     }
 
     pub(super) fn offset(&self, member: Die<'x, 'a>, parent: Die<'x, 'a>) -> Option<usize> {

@@ -1,0 +1,156 @@
+//! the service's last lines → what the runtime said when it gave up.
+//!
+//! For programs whose runtime tells the reason on stderr and keeps no copy of it: an uncaught C++ exception with its
+//! `what()`, Rust and Go panics, Python's fatal errors, the sanitizers' verdict. The latest that is found wins; the
+//! caller hands only lines of the moment of the crash, so that an earlier run's words are not taken for this one's.
+
+/// Lines of one message.
+const MAX_LINES: usize = 8;
+/// Bytes of one message.
+const MAX_BYTES: usize = 2000;
+
+/// How the program died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By its own hand: SIGABRT, or the trap that some runtimes end with.
+    GaveUp,
+    /// By a fault: only what tells of one counts, not a panic that was survived before.
+    Fault,
+}
+
+pub fn find(lines: &[String], end: End) -> Option<String> {
+    let (at, kind) = (0..lines.len())
+        .rev()
+        .find_map(|at| Some((at, begins(&lines[at], end)?)))?;
+    let mut message = lines[at].trim_end().to_owned();
+    for line in lines[at + 1..].iter().take(MAX_LINES - 1) {
+        if !goes_on(kind, line) || message.len() + line.len() > MAX_BYTES {
+            break;
+        }
+        message.push('\n');
+        message.push_str(line.trim_end());
+    }
+    Some(message)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Terminate,
+    /// What follows is the message, until notes or the backtrace.
+    RustPanic,
+    /// The whole message stands in this line.
+    Whole,
+    GoPanic,
+}
+
+fn begins(line: &str, end: End) -> Option<Kind> {
+    let is_sanitizer = |line: &str| {
+        let rest = line
+            .strip_prefix("==")
+            .and_then(|rest| rest.split_once("==ERROR: "));
+        rest.is_some_and(|(pid, _)| pid.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if line.starts_with("thread '") && line.ends_with(" has overflowed its stack")
+        || line.starts_with("Fatal Python error: ")
+        || is_sanitizer(line)
+    {
+        return Some(Kind::Whole);
+    }
+    if line.starts_with("unexpected fault address ") || line.starts_with("fatal error: ") {
+        return Some(Kind::GoPanic);
+    }
+    match end {
+        // A nil dereference is a panic and no fault that we would see.
+        End::Fault => None,
+        End::GaveUp if line.starts_with("thread '") && line.contains(" panicked at ") => {
+            Some(Kind::RustPanic)
+        }
+        End::GaveUp if line.starts_with("terminate called ") => Some(Kind::Terminate),
+        End::GaveUp if line.starts_with("libc++abi: ") => Some(Kind::Whole),
+        End::GaveUp if line.starts_with("panic: ") => Some(Kind::GoPanic),
+        // musl's and old C libraries' assert keep no copy.
+        End::GaveUp if line.contains("ssertion ") && line.contains(" failed") => Some(Kind::Whole),
+        End::GaveUp => None,
+    }
+}
+
+fn goes_on(kind: Kind, line: &str) -> bool {
+    match kind {
+        Kind::Whole => false,
+        Kind::Terminate => line.starts_with("  what():"),
+        Kind::RustPanic => {
+            let ends = [
+                "note: ",
+                "stack backtrace:",
+                "thread ",
+                "fatal runtime error: ",
+            ];
+            !ends.iter().any(|prefix| line.starts_with(prefix))
+        }
+        Kind::GoPanic => !line.starts_with("goroutine ") && !line.starts_with("runtime stack:"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str, end: End) -> Option<String> {
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        find(&lines, end)
+    }
+
+    #[test]
+    fn the_reason_is_found_and_nothing_around_it() {
+        let end = End::GaveUp;
+        assert_eq!(
+            found(
+                "ready\nterminate called after throwing an instance of 'std::runtime_error'\n  what():  lost\nmore",
+                end
+            )
+            .as_deref(),
+            Some("terminate called after throwing an instance of 'std::runtime_error'\n  what():  lost")
+        );
+        assert_eq!(
+            found(
+                "thread 'main' (7) panicked at a.rs:5:1:\none\ntwo\nnote: run with\n",
+                end
+            )
+            .as_deref(),
+            Some("thread 'main' (7) panicked at a.rs:5:1:\none\ntwo")
+        );
+        assert_eq!(
+            found(
+                "panic: lost\n[signal SIGSEGV: x]\ngoroutine 1 [running]:\nmain.main()",
+                end
+            )
+            .as_deref(),
+            Some("panic: lost\n[signal SIGSEGV: x]")
+        );
+        assert_eq!(
+            found("==7==ERROR: AddressSanitizer: bad\nREAD of size 4", end).as_deref(),
+            Some("==7==ERROR: AddressSanitizer: bad")
+        );
+        assert_eq!(found("nothing\nin particular", end), None);
+    }
+
+    #[test]
+    fn a_panic_that_was_survived_is_not_the_reason_of_a_fault() {
+        let text = "thread 'worker' panicked at a.rs:5:1:\nlost\n";
+        assert_eq!(found(text, End::Fault), None);
+        let text = "Fatal Python error: Segmentation fault\n\nCurrent thread";
+        assert_eq!(
+            found(text, End::Fault).as_deref(),
+            Some("Fatal Python error: Segmentation fault")
+        );
+    }
+
+    #[test]
+    fn the_latest_wins_and_is_bounded() {
+        let mut text = "panic: first\nthread 'a' panicked at b.rs:1:1:\n".to_owned();
+        text += &"line\n".repeat(50);
+        let message = found(&text, End::GaveUp).unwrap();
+        assert!(message.starts_with("thread 'a'"));
+        assert_eq!(message.lines().count(), MAX_LINES);
+    }
+}
