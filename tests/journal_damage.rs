@@ -159,7 +159,12 @@ fn damage(folder: &Path, random: &mut Random) -> Vec<&'static str> {
                 ("doubled", Some(bytes))
             }
             6 => {
-                let foreign = ["notes.txt", "x.seg", "99999999999999999999999.seg", "-1.seg"];
+                let foreign = [
+                    "notes.txt",
+                    "x.seg",
+                    "99999999999999999999999.seg",
+                    "-1.seg",
+                ];
                 let name = foreign[random.below(foreign.len())];
                 std::fs::write(spool.join(name), b"nothing of ours").expect("a file");
                 ("a foreign file", Some(bytes))
@@ -191,7 +196,10 @@ fn damage(folder: &Path, random: &mut Random) -> Vec<&'static str> {
 }
 
 fn number(line: &str) -> usize {
-    line.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number")
+    line.split(' ')
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
 }
 
 fn round(server: &RedisServer, seed: u64) {
