@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::backlog::{Backlog, Unwritten};
+use super::backlog::{Backlog, Purpose, Unwritten};
 use super::delivery::{Delivery, Hangup, Notice};
 use super::desk::Desk;
 use super::link::{Link, Voice};
@@ -20,7 +20,7 @@ use super::spool::WhenFull;
 use super::value_loop::ValueLoop;
 use super::values::Values;
 use crate::clock::now_ms;
-use crate::config;
+use crate::config::{self, Endpoint};
 use crate::event::Event;
 use crate::handoff::SinkGauge;
 use crate::record::Record;
@@ -83,6 +83,22 @@ pub async fn run(
     } = settings;
     let bound = usize::try_from(spool.memory).unwrap_or(usize::MAX);
     let mut delivery = Delivery::new(Backlog::new(&redis.key_prefix, bound));
+    let (spool, farewell) = match redis.endpoint {
+        // Nothing will ever take what is kept: the oldest go, and the end waits for nobody.
+        Endpoint::None => {
+            delivery.backlog.serve(Purpose::Store);
+            let overflow = config::Overflow::DropOldest;
+            let patience = Duration::ZERO;
+            (
+                config::Spool { overflow, ..spool },
+                Farewell {
+                    patience,
+                    ..farewell
+                },
+            )
+        }
+        Endpoint::Tcp { .. } | Endpoint::Unix(_) => (spool, farewell),
+    };
     let (mut desk, counts) = Desk::open(&spool, folder, &mut delivery).await;
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
@@ -380,7 +396,11 @@ impl StreamLoop {
 
     /// Lets the gauge follow: at once when nothing is left, else a few times a second.
     fn show(&mut self, at_once: bool) {
-        let (bytes, entries) = self.delivery.backlog.held();
+        // What waits for Redis: nothing, where there is none.
+        let (bytes, entries) = match self.delivery.backlog.purpose() {
+            Purpose::Delivery => self.delivery.backlog.held(),
+            Purpose::Store => (0, 0),
+        };
         let dropped = self.delivery.backlog.dropped();
         let (shown, shown_dropped) = {
             let gauge = self.gauge.borrow();
