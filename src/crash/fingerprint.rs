@@ -106,8 +106,9 @@ pub fn place(frames: &[Frame]) -> Option<&Frame> {
 
 /// Sixteen hexadecimal digits; `None` without frames. A failed assertion, an uncaught exception and a fault are three
 /// things, also in one function: the signal takes part, and what the function called that led to it. That is the last
-/// of the skipped names, which a library exports and a rebuild does not change. So does the file that
-/// holds the place: every program has a `main`.
+/// of the skipped names, which a library exports and a rebuild does not change.
+/// Where all that is known is `main`, which every program has, the file that holds it takes part; elsewhere it does not,
+/// so that a program may be renamed.
 pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
@@ -139,7 +140,12 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     if names.is_empty() {
         names.push(fallback(frames, first));
     }
-    names.push(module.to_owned());
+    if names
+        .iter()
+        .all(|name| name == "main" || name == "main.main")
+    {
+        names.push(module.to_owned());
+    }
     names.extend(cause.map(|name| name.trim_start_matches("__GI_").to_owned()));
     names.extend(signal.map(|number| number.to_string()));
     Some(format!("{:016x}", hash(&names)))
