@@ -290,11 +290,10 @@ fn model(input: &str, max: usize) -> Vec<String> {
     let mut at = 0;
     while at < lines.len() {
         let mut end = at + 1;
-        let first = lines[at].strip_suffix('\r').unwrap_or(lines[at]);
+        let first = lines[at];
         if let Some(mut shape) = Shape::begins(first.as_bytes()).filter(|_| first.len() < max) {
             let (mut doubtful, mut size) = (0, first.len() + 1);
             for (index, line) in lines.iter().enumerate().skip(at + 1) {
-                let line = line.strip_suffix('\r').unwrap_or(line);
                 let fits = size + line.len() < max;
                 size += line.len() + 1;
                 match shape.next(line.as_bytes()) {
@@ -307,14 +306,8 @@ fn model(input: &str, max: usize) -> Vec<String> {
         let message = match end - at {
             1 => trimmed(lines[at]).to_owned(),
             _ => {
-                let inner = lines[at..end]
-                    .iter()
-                    .map(|line| line.strip_suffix('\r').unwrap_or(line));
-                let inner: Vec<_> = inner.collect();
-                inner
-                    .join("\n")
-                    .trim_end_matches([' ', '\t', '\r', '\n'])
-                    .to_owned()
+                let whole = lines[at..end].join("\n");
+                whole.trim_end_matches([' ', '\t', '\r', '\n']).to_owned()
             }
         };
         if !message.is_empty() {

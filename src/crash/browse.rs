@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::fingerprint;
 use super::report::Report;
 use super::store;
 
@@ -150,9 +151,7 @@ fn row(id: &str, report: &Report) -> Value {
         .threads
         .first()
         .map(|thread| thread.frames.as_slice());
-    // The first of the program's own where the top is the library that raises.
-    let known = |frame: &&super::report::Frame| frame.file.is_some();
-    let frame = frames.and_then(|frames| frames.iter().find(known).or(frames.first()));
+    let frame = frames.and_then(|frames| fingerprint::place(frames).or(frames.first()));
     let place = frame.map(|frame| {
         let function = frame
             .function

@@ -78,6 +78,7 @@ const PLUMBING_PREFIXES: &[&str] = &[
     "std::alloc::",
     "<signal handler called>",
 ];
+const SIGNAL_HANDLER: &str = crate::crash::text::SIGNAL_HANDLER;
 /// Beyond these nothing belongs to the program.
 const ENTRIES: &[&str] = &[
     "_start",
@@ -94,18 +95,42 @@ const ENTRIES: &[&str] = &[
     "runtime.main",
 ];
 
-/// Sixteen hexadecimal digits; `None` without frames. A function that aborts and one that falls over are two faults,
-/// also where they are the same function: the signal takes part, where there is one.
+/// The first frame that is no way to the signal: where to look first.
+pub fn place(frames: &[Frame]) -> Option<&Frame> {
+    let mut trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
+    trusted.find(|frame| {
+        let name = frame.function.as_deref();
+        name.is_some_and(|name| !is_plumbing(name) && !ENTRIES.contains(&name))
+    })
+}
+
+/// Sixteen hexadecimal digits; `None` without frames. A failed assertion, an uncaught exception and a fault are three
+/// things, also in one function: the signal takes part, and what the function called that led to it. That is the last
+/// of the skipped names, which a library exports and a rebuild does not change.
+/// Where all that is known is `main`, which every program has, the file that holds it takes part; elsewhere it does not,
+/// so that a program may be renamed.
 pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
+    let mut cause = None;
     let trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
-    for name in trusted.filter_map(|f| f.function.as_deref()).map(normal) {
+    let mut module = "";
+    for frame in trusted {
+        let Some(name) = frame.function.as_deref().map(normal) else {
+            continue;
+        };
         if ENTRIES.contains(&name.as_str()) {
             break;
         }
-        if names.is_empty() && is_plumbing(&name) || names.last() == Some(&name) {
+        if names.is_empty() && is_plumbing(&name) {
+            cause = (name != SIGNAL_HANDLER).then_some(name);
             continue;
+        }
+        if names.last() == Some(&name) {
+            continue;
+        }
+        if names.is_empty() {
+            module = frame.module.as_deref().unwrap_or_default();
         }
         names.push(name);
         if names.len() == DEPTH {
@@ -115,6 +140,13 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     if names.is_empty() {
         names.push(fallback(frames, first));
     }
+    if names
+        .iter()
+        .all(|name| name == "main" || name == "main.main")
+    {
+        names.push(module.to_owned());
+    }
+    names.extend(cause.map(|name| name.trim_start_matches("__GI_").to_owned()));
     names.extend(signal.map(|number| number.to_string()));
     Some(format!("{:016x}", hash(&names)))
 }
@@ -206,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_way_to_the_signal_does_not_count() {
-        let plain = of(&["lidar::push", "lidar::run", "main"]);
+        let plain = of(&["abort", "lidar::push", "lidar::run", "main"]);
         assert_eq!(
             plain,
             of(&[
@@ -220,17 +252,51 @@ mod tests {
             ])
         );
         assert_eq!(
-            plain,
+            of(&["core::panicking::panic", "lidar::push", "main"]),
             of(&[
+                "abort",
+                "rust_panic",
                 "core::panicking::panic",
                 "lidar::push",
-                "lidar::run",
                 "main",
                 "_start"
             ])
         );
-        assert_ne!(plain, of(&["lidar::pop", "lidar::run", "main"]));
+        assert_ne!(plain, of(&["abort", "lidar::pop", "lidar::run", "main"]));
         assert_eq!(plain.len(), 16);
+    }
+
+    #[test]
+    fn what_led_to_the_signal_counts_where_the_function_is_the_same() {
+        let assertion = of(&[
+            "raise",
+            "abort",
+            "__assert_fail_base",
+            "__GI___assert_fail",
+            "main",
+        ]);
+        assert_eq!(
+            assertion,
+            of(&[
+                "pthread_kill",
+                "raise",
+                "__GI_abort",
+                "__assert_fail",
+                "main"
+            ])
+        );
+        assert_ne!(
+            assertion,
+            of(&["raise", "abort", "std::terminate", "__cxa_throw", "main"])
+        );
+        assert_ne!(assertion, of(&["raise", "abort", "main"]));
+        assert_ne!(of(&["f"]), signature(Some(6), &frames(&["f"])).unwrap());
+        let all = frames(&["__GI_raise", "abort", "lidar::push", "main"]);
+        assert_eq!(
+            place(&all).and_then(|f| f.function.as_deref()),
+            Some("lidar::push")
+        );
+        assert!(place(&frames(&["abort", "_start"])).is_none());
     }
 
     #[test]
@@ -249,6 +315,9 @@ mod tests {
         assert_eq!(of(&["", ""]), of(&[""]));
         assert_ne!(of(&[""]), of(&["abort"]));
         assert_eq!(signature(Some(11), &[]), None);
+        let mut elsewhere = frames(&["main"]);
+        elsewhere[0].module = Some("other".into());
+        assert_ne!(signature(Some(11), &elsewhere), Some(of(&["main"])));
         assert_ne!(
             signature(Some(6), &frames(&["f"])),
             signature(Some(11), &frames(&["f"]))

@@ -3,7 +3,7 @@
 //! A line that begins a trace (`shapes`) opens it. Lines that belong are held with it; lines in doubt are held beside
 //! it, and belong once a later line does. The first line that does not belong ends the trace, as do [`PAUSE`] without
 //! a line that belongs, too many lines in doubt, and the end of the source: then the trace is one message, as the
-//! bytes were, line ends as `\n`, and what was in doubt is lines again, in order. A trace of one line is that line.
+//! bytes were, and what was in doubt is lines again, in order. A trace of one line is that line.
 //!
 //! A trace that would exceed [`BLOCK_MAX`](super::join::BLOCK_MAX) is sent as far as it came, and what follows is
 //! lines. When all that is held exceeds its bound ([`OpenBlocks`]), an open trace sends what is certain but its last
@@ -109,7 +109,6 @@ impl Tracebacks {
     }
 
     fn line(&mut self, now: Instant, line: &[u8], out: &mut Batch) -> Held {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
         let Some(open) = &mut self.open else {
             return self.begin(now, line);
         };
