@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::handoff::{Pipes, PoolEdge, Snapshot, Teller};
+use crate::record::Entry;
 use crate::request::{KernelCopy, Request, RequestId};
 use crate::service::{Exit, Pid, RunId, ServiceId, Signal};
 
@@ -69,6 +70,8 @@ pub enum Event {
         service: ServiceId,
         edges: Vec<PoolEdge>,
     },
+    /// An edge event of the board, for those who follow.
+    Board(Entry),
     /// Redis can be reached and accepts us, or not any more.
     Redis { connected: bool },
     /// An operator asks; the answer goes back by `id`.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jettison_agent::config;
+use jettison_agent::event::Event;
 use jettison_agent::handoff::{
     Beat, BeatKind, HealthGauge, PoolProperty, PoolSettings, Standing, State,
 };
 use jettison_agent::health;
+use jettison_agent::health::check::Means;
+use jettison_agent::health::device::Device;
 use jettison_agent::record::{Gauge, Record, Streams, Trim};
 use jettison_agent::service::{Pid, ServiceId, ServiceName};
 use tokio::sync::{mpsc, watch};
@@ -233,4 +236,55 @@ async fn a_sink_that_takes_nothing_is_told_the_latest_later() {
             state.contains("restarts=1999 ")
         })
         .await;
+}
+
+#[tokio::test]
+async fn what_the_board_tells_its_stream_is_told_to_who_follows_too() {
+    let root = std::env::temp_dir().join(format!("board-run-{}", std::process::id()));
+    let cooler = root.join("sys/class/thermal/cooling_device0");
+    std::fs::create_dir_all(&cooler).expect("a folder");
+    std::fs::write(cooler.join("type"), "gpu-throttle-alert\n").expect("a file");
+    std::fs::write(cooler.join("cur_state"), "1\n").expect("a file");
+    let (inbox, mut heard) = mpsc::channel(16);
+    let (standings, standing) = mpsc::channel(1);
+    let (_beats, beat) = mpsc::channel(1);
+    let (to_words, mut words) = mpsc::channel(16);
+    let means = Means {
+        inbox,
+        redis: None,
+        key_prefix: String::new(),
+    };
+    let device = Device::new(&root, "orin-7", Trim { max_len: 0 });
+    tokio::spawn(async move {
+        let settings = config::Health { compute: true };
+        let gauge = watch::channel(HealthGauge::default()).0;
+        health::run::run_with(
+            &settings,
+            Some(device),
+            means,
+            standing,
+            beat,
+            to_words,
+            gauge,
+        )
+        .await;
+    });
+    let told = tokio::time::timeout(LIMIT, async {
+        loop {
+            if let Some(Record::Entry(entry)) = words.recv().await {
+                return entry;
+            }
+        }
+    });
+    let told = told.await.expect("in time");
+    let heard = tokio::time::timeout(LIMIT, heard.recv())
+        .await
+        .expect("in time");
+    let Some(Event::Board(entry)) = heard else {
+        panic!("{heard:?}");
+    };
+    assert_eq!(entry.message, "Throttling by gpu-throttle-alert began.");
+    assert_eq!(entry.message, told.message);
+    drop(standings);
+    std::fs::remove_dir_all(&root).expect("ours");
 }

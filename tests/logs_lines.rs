@@ -139,12 +139,13 @@ impl Model {
             rest = &rest[at + 3..];
             token_seen = true;
         }
-        let rest = without_cr(rest);
+        let line = without_cr(rest);
         match &mut self.block {
             Some(block) => {
-                let only_marker = marked && !token_seen && strip_end(&rest, b" \t").is_empty();
+                let only_marker = marked && !token_seen && strip_end(&line, b" \t").is_empty();
                 if !only_marker {
-                    block.extend_from_slice(&rest);
+                    // Inner line ends are kept as they are.
+                    block.extend_from_slice(rest);
                     if newline && block.len() < self.block_max {
                         block.push(b'\n');
                     } else if newline {
@@ -153,7 +154,7 @@ impl Model {
                     }
                 }
             }
-            None => self.message(&rest),
+            None => self.message(&line),
         }
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use harness::{Sink, numbered, settings, unbounded};
 use jettison_agent::config::{Endpoint, Redis, Sentinel, Tls};
+use jettison_agent::handoff::Answer;
+use jettison_agent::sink;
 use support::{RedisServer, Scratch, eventually, free_port, messages, within};
 
 fn openssl(folder: &Scratch, words: &str) {
@@ -53,6 +55,13 @@ fn over_tls(server: &RedisServer, port: u16, tls: Tls) -> Redis {
     }
 }
 
+/// Whether a question beside the outbox finds the same way.
+fn answers(redis: &Redis) -> bool {
+    let command = vec!["PING".to_owned()];
+    let told = sink::ask::ask_within(redis, &[command], Duration::from_secs(10));
+    told == Ok(vec![Answer::Text(b"PONG".to_vec())])
+}
+
 #[test]
 fn mutual_tls_and_what_is_not_trusted() {
     let folder = certificates();
@@ -79,6 +88,7 @@ fn mutual_tls_and_what_is_not_trusted() {
         own: own(),
         server_name: None,
     };
+    assert!(answers(&over_tls(&server, port, good.clone())));
     let sink = Sink::start(over_tls(&server, port, good), 8 << 20);
     for texts in numbered(20_000).chunks(100) {
         sink.lines(&streams, texts.to_vec());
@@ -197,6 +207,7 @@ fn a_failover_under_load_loses_and_doubles_nothing_that_was_replicated() {
         }),
         ..settings(&master)
     };
+    assert!(answers(&redis));
     let streams = unbounded("failover");
     let sink = Sink::start(redis, 32 << 20);
     for (index, texts) in numbered(40_000).chunks(20).enumerate() {

@@ -95,17 +95,25 @@ const ENTRIES: &[&str] = &[
 ];
 
 /// Sixteen hexadecimal digits; `None` without frames. A function that aborts and one that falls over are two faults,
-/// also where they are the same function: the signal takes part, where there is one.
+/// also where they are the same function: the signal takes part, where there is one. So does the file that holds the
+/// place: every program has a `main`.
 pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
     let trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
-    for name in trusted.filter_map(|f| f.function.as_deref()).map(normal) {
+    let mut module = "";
+    for frame in trusted {
+        let Some(name) = frame.function.as_deref().map(normal) else {
+            continue;
+        };
         if ENTRIES.contains(&name.as_str()) {
             break;
         }
         if names.is_empty() && is_plumbing(&name) || names.last() == Some(&name) {
             continue;
+        }
+        if names.is_empty() {
+            module = frame.module.as_deref().unwrap_or_default();
         }
         names.push(name);
         if names.len() == DEPTH {
@@ -115,6 +123,7 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     if names.is_empty() {
         names.push(fallback(frames, first));
     }
+    names.push(module.to_owned());
     names.extend(signal.map(|number| number.to_string()));
     Some(format!("{:016x}", hash(&names)))
 }
@@ -249,6 +258,9 @@ mod tests {
         assert_eq!(of(&["", ""]), of(&[""]));
         assert_ne!(of(&[""]), of(&["abort"]));
         assert_eq!(signature(Some(11), &[]), None);
+        let mut elsewhere = frames(&["main"]);
+        elsewhere[0].module = Some("other".into());
+        assert_ne!(signature(Some(11), &elsewhere), Some(of(&["main"])));
         assert_ne!(
             signature(Some(6), &frames(&["f"])),
             signature(Some(11), &frames(&["f"]))

@@ -90,7 +90,7 @@ pub async fn run_with(
                     while let Ok(beat) = beats.try_recv() {
                         book.beat(now(), beat);
                     }
-                    return last_words(&mut book, words).await;
+                    return last_words(&mut book, words, &inbox).await;
                 }
             },
             permit = has_room(&mut room) => {
@@ -98,7 +98,7 @@ pub async fn run_with(
                 match permit {
                     Ok(permit) => match refused.pop_front() {
                         Some(entry) => drop(permit.send(Record::Entry(entry))),
-                        None => publish(&mut book, &mut device, permit),
+                        None => publish(&mut book, &mut device, permit, &inbox),
                     },
                     Err(_) => return,
                 }
@@ -156,13 +156,20 @@ async fn has_room(room: &mut Option<Room>) -> Result<OwnedPermit<Record>, SendEr
     }
 }
 
-fn publish(book: &mut Book, device: &mut Option<Device>, permit: OwnedPermit<Record>) {
+fn publish(
+    book: &mut Book,
+    device: &mut Option<Device>,
+    permit: OwnedPermit<Record>,
+    inbox: &mpsc::Sender<Event>,
+) {
     let mut gauges = Vec::new();
     book.changes(&mut gauges);
     gauges.extend(device.as_mut().and_then(Device::take));
     if !gauges.is_empty() {
         permit.send(Record::Gauges(gauges));
     } else if let Some(event) = device.as_mut().and_then(Device::event) {
+        // An inbox that is full has worse to tell.
+        let _ = inbox.try_send(Event::Board(event.clone()));
         permit.send(Record::Entry(event));
     }
 }
@@ -178,11 +185,11 @@ fn too_many(service: &ServiceName, streams: &Arc<Streams>) -> Entry {
 }
 
 /// What changed last (an end and its code) is told before the loop ends.
-async fn last_words(book: &mut Book, words: mpsc::Sender<Record>) {
+async fn last_words(book: &mut Book, words: mpsc::Sender<Record>, inbox: &mpsc::Sender<Event>) {
     if book.is_due()
         && let Ok(permit) = words.reserve_owned().await
     {
-        publish(book, &mut None, permit);
+        publish(book, &mut None, permit, inbox);
     }
 }
 

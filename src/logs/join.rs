@@ -347,11 +347,10 @@ impl Block {
 
     /// Ends the current line; false when the line end does not fit any more.
     fn end_line(&mut self, marked: bool, max: usize) -> bool {
-        if self.bytes[self.line..].ends_with(b"\r") {
-            self.bytes.pop();
-        }
         let whole_line = std::mem::replace(&mut self.whole_line, true);
-        if marked && whole_line && trim_end(&self.bytes[self.line..]).is_empty() {
+        let text = &self.bytes[self.line..];
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if marked && whole_line && trim_end(text).is_empty() {
             self.bytes.truncate(self.line);
             return true;
         }
@@ -441,7 +440,8 @@ mod tests {
         );
         assert_eq!(messages(&[">>|", " \t", "|<<"]), Vec::<String>::new());
         assert_eq!(messages(&[">>|<<"]), ["<<"]);
-        assert_eq!(messages(&[">>|a\r", "b\r", "|<<\r"]), ["a\nb"]);
+        // Inner line ends are kept as they are.
+        assert_eq!(messages(&[">>|a\r", "b\r", "|<<\r"]), ["a\r\nb"]);
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub struct Values {
     /// Seconds after which values that are not renewed vanish.
     expiry: u64,
     gauges: HashMap<String, Slot>,
+    /// Of them, those that wait to be sent. Thousands need not be looked through to find that there are none.
+    dirty: usize,
+    /// When the one was sent that was sent longest ago; as of the last look through them.
+    oldest: Option<Instant>,
     /// Replies to gauges that are owed; they come after those that counts are owed.
     owed: usize,
     /// Found out by trying, said once a connection.
@@ -40,6 +44,15 @@ struct Slot {
     dirty: bool,
 }
 
+impl Slot {
+    /// To be sent; `dirty` counts those.
+    fn soil(&mut self, dirty: &mut usize) {
+        if !std::mem::replace(&mut self.dirty, true) {
+            *dirty += 1;
+        }
+    }
+}
+
 impl Values {
     /// Values are renewed three times within `expiry`.
     pub fn new(key_prefix: &str, id: &str, expiry: Duration) -> Values {
@@ -48,6 +61,8 @@ impl Values {
             key_prefix: key_prefix.to_owned(),
             expiry: expiry.as_secs().max(1),
             gauges: HashMap::new(),
+            dirty: 0,
+            oldest: None,
             owed: 0,
             forbidden: false,
             told_forbidden: false,
@@ -60,7 +75,7 @@ impl Values {
         self.staying = true;
         for slot in self.gauges.values_mut() {
             match slot.gauge {
-                Gauge::Integer { .. } => slot.dirty = true,
+                Gauge::Integer { .. } => slot.soil(&mut self.dirty),
                 Gauge::Hash { .. } | Gauge::Forget { .. } => {}
             }
         }
@@ -68,16 +83,19 @@ impl Values {
 
     pub fn put(&mut self, gauge: Gauge) {
         if let Gauge::Forget { key } = &gauge {
-            self.gauges.remove(key);
+            if self.gauges.remove(key).is_some_and(|slot| slot.dirty) {
+                self.dirty -= 1;
+            }
             return;
         }
         match self.gauges.get_mut(gauge.key()) {
             Some(slot) if slot.gauge == gauge => {}
             Some(slot) => {
                 slot.gauge = gauge;
-                slot.dirty = true;
+                slot.soil(&mut self.dirty);
             }
             None => {
+                self.dirty += 1;
                 let slot = Slot {
                     sent_at: None,
                     dirty: true,
@@ -95,16 +113,14 @@ impl Values {
 
     /// Every count was answered and every gauge sent.
     pub fn is_settled(&self) -> bool {
-        self.is_idle()
-            && self.counts.is_settled()
-            && (self.forbidden || self.gauges.values().all(|slot| !slot.dirty))
+        self.is_idle() && self.counts.is_settled() && (self.forbidden || self.dirty == 0)
     }
 
     pub fn connected(&mut self) {
         self.counts.connected();
         self.forbidden = false;
         for slot in self.gauges.values_mut() {
-            slot.dirty = true;
+            slot.soil(&mut self.dirty);
         }
     }
 
@@ -119,13 +135,8 @@ impl Values {
 
     /// When there is something to send although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        let renewal = self.renewal();
-        let renewals = self
-            .gauges
-            .values()
-            .filter(|_| !self.forbidden)
-            .filter_map(|slot| slot.sent_at.map(|at| at + renewal))
-            .min();
+        let oldest = self.oldest.filter(|_| !self.forbidden);
+        let renewals = oldest.map(|at| at + self.renewal());
         [renewals, self.counts.deadline()]
             .into_iter()
             .flatten()
@@ -141,17 +152,20 @@ impl Values {
         if self.forbidden {
             return;
         }
+        let passed = |at: Instant| now.saturating_duration_since(at);
+        let due = |at: Instant| passed(at) >= self.renewal();
+        if self.dirty == 0 && !self.oldest.is_some_and(due) {
+            return;
+        }
         // What is due within the next second goes along, so that renewals keep together.
         let renewal = self.renewal().mul_f64(0.8);
+        self.oldest = None;
         for slot in self.gauges.values_mut() {
-            if self.owed >= BATCH {
-                break;
-            }
-            let due = slot
-                .sent_at
-                .is_none_or(|at| now.saturating_duration_since(at) >= renewal);
-            if slot.dirty || due {
-                slot.dirty = false;
+            let due = slot.sent_at.is_none_or(|at| passed(at) >= renewal);
+            if (slot.dirty || due) && self.owed < BATCH {
+                if std::mem::take(&mut slot.dirty) {
+                    self.dirty -= 1;
+                }
                 slot.sent_at = Some(now);
                 self.owed += encode_gauge(
                     &self.key_prefix,
@@ -161,6 +175,7 @@ impl Values {
                     out,
                 );
             }
+            self.oldest = [self.oldest, slot.sent_at].into_iter().flatten().min();
         }
     }
 

@@ -280,6 +280,10 @@ impl Shell {
                 self.pools(service, &edges);
                 return None;
             }
+            Event::Board(entry) => {
+                self.of_board(&entry);
+                return None;
+            }
             // The sink's gauge says the same to whoever asks.
             Event::Redis { connected } => {
                 self.redis(connected);

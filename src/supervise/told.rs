@@ -3,7 +3,7 @@
 //! One event is one JSON object: `time_ms` (Unix milliseconds), `service` (none where it is the agent's own),
 //! `event`, `state` (of the service, after it), `message`, and what belongs to the event. Its names are those of
 //! the `status` stream; beside them `state` (every change, `was` before it), `error`, `pool`, `removed`, and the
-//! agent's own `redis` and `shutdown`.
+//! agent's own `redis` and `shutdown`, and the board's edge events under the names of their stream.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,15 @@ const LAST: Duration = Duration::from_millis(300);
 impl Shell {
     /// A word of the `status` or `error` stream.
     pub(super) fn happened(&mut self, id: ServiceId, event: &str, entry: &Entry) {
+        self.heard(Some(id), event, entry);
+    }
+
+    /// An edge event of the board.
+    pub(super) fn of_board(&mut self, entry: &Entry) {
+        self.heard(None, "board", entry);
+    }
+
+    fn heard(&mut self, id: Option<ServiceId>, event: &str, entry: &Entry) {
         let mut fields = Map::new();
         for (name, value) in &entry.fields {
             let text = String::from_utf8_lossy(value).into_owned();
@@ -42,7 +51,7 @@ impl Shell {
             None => event.to_owned(),
         };
         let message = String::from_utf8_lossy(&entry.message).into_owned();
-        self.note(Some(id), entry.at_ms, &event, &message, fields);
+        self.note(id, entry.at_ms, &event, &message, fields);
     }
 
     /// It stands somewhere else now.
