@@ -35,7 +35,7 @@ impl Random {
 fn spool() -> Spool {
     Spool {
         memory: 64 << 10,
-        disk: 16 << 20,
+        disk: 4 << 20,
         overflow: Overflow::DropOldest,
     }
 }

@@ -214,6 +214,8 @@ enum Follows {
 
 impl StreamLoop {
     async fn run(mut self, mut link: Link) -> Desk {
+        // What an earlier life left waits from the beginning.
+        self.show(true);
         loop {
             let Some(wire) = self.until_connected(&mut link).await else {
                 break;
@@ -355,6 +357,7 @@ impl StreamLoop {
 
     async fn absorb(&mut self, record: Option<Record>) {
         let now = std::time::Instant::now();
+        let came = record.is_some();
         match record {
             Some(Record::Lines(lines)) => self.delivery.backlog.push_lines(lines, now),
             Some(Record::Entry(entry)) => self.delivery.backlog.push_entry(entry, now),
@@ -366,9 +369,9 @@ impl StreamLoop {
             }
             None => {}
         }
-        let backlog = &self.delivery.backlog;
-        if backlog.is_overfull() || (backlog.is_full() && self.lines_welcome()) {
-            self.delivery.backlog.shrink();
+        // A lane that closed brought nothing: what is there is left to the disk.
+        if came {
+            self.make_room(now);
         }
         if self.intake.is_closed() && self.closing.is_none() {
             self.closing = Some(Instant::now() + self.farewell.patience);
@@ -376,6 +379,16 @@ impl StreamLoop {
             self.to_values = None;
         }
         self.show(false);
+    }
+
+    /// Memory holds no more than its bound: what the journal has is let go of first, and only
+    /// the rest is lost.
+    fn make_room(&mut self, now: std::time::Instant) {
+        let backlog = &self.delivery.backlog;
+        if backlog.is_overfull() || (backlog.is_full() && self.lines_welcome()) {
+            self.delivery.backlog.put_away(now);
+            self.delivery.backlog.shrink();
+        }
     }
 
     fn is_finished(&mut self) -> bool {
