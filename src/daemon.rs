@@ -29,7 +29,7 @@ use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
 use crate::supervise::run::{Hands, Manner};
-use crate::{crash, health, logs, signals, sink, supervise};
+use crate::{crash, health, logs, signals, sink, slim, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
 const INBOX: usize = 4096;
@@ -273,6 +273,7 @@ impl House {
             // More than the inbox holds are left for the next start.
             let _ = inbox.try_send(Event::Left(Box::new(copy)));
         }
+        tokio::spawn(slim::later());
         let logs = tokio::spawn(logs::run::run_bounded(
             settings.open_blocks,
             feed_out,

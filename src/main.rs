@@ -47,6 +47,7 @@ fn perform(command: Command) -> i32 {
         Command::Symbolize { args } => crash::examine::main(&args),
         Command::Core { args } => core(&args),
         Command::Wrapp { args } => wrapp::main(&args),
+        Command::Init { programs } => say(&load::begin(&programs)),
         client => cli::run::client_verb(&client, &sockets_of).unwrap_or(2),
     }
 }

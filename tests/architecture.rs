@@ -18,6 +18,7 @@ const EDGES: &[&str] = &[
     "demo/watch.rs",
     "names.rs",
     "signals.rs",
+    "slim.rs",
     "diag.rs",
     "clock.rs",
     "query/fetch.rs",
@@ -140,6 +141,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sink", LINE),
     ("query", LINE),
     ("names", &[]),
+    ("slim", &[]),
     ("signals", &["event", "service"]),
     ("control", &["event", "request", "service", "config"]),
     (

@@ -102,6 +102,14 @@ pub enum Command {
         service: String,
         agent: Whom,
     },
+    Graph {
+        shape: Shape,
+        agent: Whom,
+    },
+    /// Programs, each a word or a command line.
+    Init {
+        programs: Vec<String>,
+    },
     Shutdown {
         agent: Whom,
     },
@@ -124,6 +132,15 @@ pub enum Command {
     Version,
     /// For stdout; exit code 0.
     Help(String),
+}
+
+/// How the graph is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Page,
+    /// For dot(1).
+    Dot,
+    Json,
 }
 
 /// Which agent is asked, and for how long.
@@ -257,6 +274,8 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         | Name::Reload
         | Name::Detach
         | Name::Stacks
+        | Name::Graph
+        | Name::Init
         | Name::Events
         | Name::Wait
         | Name::Top
@@ -339,6 +358,27 @@ fn command(given: Given) -> Result<Command, String> {
             service: one_service(&given)?,
             agent: given.whom()?,
         },
+        Name::Graph => {
+            given.no_words()?;
+            let shape = match (given.has("--dot"), given.has("--json")) {
+                (true, true) => return Err("--dot and --json exclude each other".to_owned()),
+                (true, false) => Shape::Dot,
+                (false, true) => Shape::Json,
+                (false, false) => Shape::Page,
+            };
+            Command::Graph {
+                shape,
+                agent: given.whom()?,
+            }
+        }
+        Name::Init => {
+            let programs = given.words.iter().map(|word| text(word));
+            let programs = programs.collect::<Result<Vec<_>, _>>()?;
+            if programs.is_empty() {
+                return Err("names no program; agent init PROGRAM…".to_owned());
+            }
+            Command::Init { programs }
+        }
         Name::Shutdown => {
             given.no_words()?;
             Command::Shutdown {

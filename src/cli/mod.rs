@@ -6,6 +6,7 @@
 //! and again, `screen` draws what `top` shows, on a `terminal`.
 
 pub mod args;
+mod chart;
 mod column;
 pub mod events;
 pub mod gather;

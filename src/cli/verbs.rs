@@ -16,6 +16,8 @@ pub enum Name {
     Reload,
     Detach,
     Shutdown,
+    Graph,
+    Init,
     Stacks,
     Crashes,
     Symbolize,
@@ -77,6 +79,8 @@ pub enum Words {
     Command,
     /// A path, at most.
     Path,
+    /// Programs.
+    Programs,
     /// Services: none means all, or the agent as a whole.
     Services,
     /// At least one service.
@@ -165,6 +169,17 @@ pub const VERBS: &[Verb] = &[
         flags: &[CONFIG],
         words: Words::Path,
         more: "Exit code 0 when it is valid, 2 when it is not.\n",
+    },
+    Verb {
+        name: Name::Init,
+        word: "init",
+        group: Group::Supervise,
+        usage: &["PROGRAM…"],
+        summary: "print a commented configuration to begin with",
+        flags: &[],
+        words: Words::Programs,
+        more: "PROGRAM is a path, a name on PATH, or a command line in quotes:\n\
+               agent init ./server \"redis-server --port 6380\" > agent.toml\n",
     },
     Verb {
         name: Name::Probe,
@@ -376,6 +391,30 @@ pub const VERBS: &[Verb] = &[
         more: "The service stands still for about a millisecond.\n",
     },
     Verb {
+        name: Name::Graph,
+        word: "graph",
+        group: Group::Look,
+        usage: &["[--dot | --json]"],
+        summary: "who waits for whom, and what the last start took",
+        flags: &[
+            Flag {
+                long: "--dot",
+                value: None,
+                help: "a graph for dot(1): agent graph --dot | dot -Tsvg > graph.svg",
+            },
+            Flag {
+                long: "--json",
+                value: None,
+                help: "for programs",
+            },
+            TIMEOUT,
+            CONFIG_OF,
+        ],
+        words: Words::None,
+        more: "Of each service: from its start to its readiness, and how long it waited before. The last\n\
+               line is the critical path: what was ready last, what that had waited for, and so on.\n",
+    },
+    Verb {
         name: Name::Crashes,
         word: "crashes",
         group: Group::Look,
@@ -422,7 +461,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Promised for a later version: named, so that nobody takes them for a slip.
-pub const LATER: &[&str] = &["upgrade", "logs", "graph", "init"];
+pub const LATER: &[&str] = &["upgrade", "logs"];
 
 pub fn find(word: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.word == word)

@@ -3,6 +3,7 @@
 //! `file` holds what was typed; `check` turns it into these types or into diagnostics.
 //! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
 
+pub mod begin;
 pub mod check;
 mod checks;
 mod crash;
