@@ -29,10 +29,12 @@ use crate::sink::run::Farewell;
 use crate::supervise::accounts;
 use crate::supervise::reap::{self, Order, Orders};
 use crate::supervise::run::{Hands, Manner};
-use crate::{crash, health, logs, signals, sink, supervise};
+use crate::{crash, health, logs, signals, sink, slim, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
 const INBOX: usize = 4096;
+/// Folder of the journal below the state folder.
+pub const SPOOL: &str = "spool";
 /// Chunks of lines that may wait for the sink beside its own bound: small, because their
 /// memory is counted nowhere else.
 const LINES: usize = 8;
@@ -273,6 +275,7 @@ impl House {
             // More than the inbox holds are left for the next start.
             let _ = inbox.try_send(Event::Left(Box::new(copy)));
         }
+        tokio::spawn(slim::later());
         let logs = tokio::spawn(logs::run::run_bounded(
             settings.open_blocks,
             feed_out,
@@ -436,7 +439,7 @@ impl Settings {
             sink: sink::run::Settings {
                 redis: config.redis.clone(),
                 spool: config.spool.clone(),
-                folder: Some(config.agent.state_dir.join("spool")),
+                folder: Some(config.agent.state_dir.join(SPOOL)),
                 farewell,
             },
             access: Access {

@@ -27,5 +27,6 @@ pub mod request;
 pub mod service;
 pub mod signals;
 pub mod sink;
+mod slim;
 pub mod supervise;
 pub mod wrapp;

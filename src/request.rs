@@ -44,6 +44,8 @@ pub enum Request {
         #[serde(default)]
         timeout_ms: Option<u64>,
     },
+    /// Who waits for whom, and what the last start took.
+    Graph,
     Start {
         services: Vec<String>,
         #[serde(default = "yes")]

@@ -433,7 +433,7 @@ fn two_agents_on_one_folder() {
 fn a_hung_agent_and_no_agent_are_told_within_the_timeout() {
     let mut agent = Agent::start(None, &sh("x", "sleep 1000", ""));
     assert!(agent.ask(&["--probe"]).status.success());
-    agent.signal(libc::SIGSTOP);
+    agent.freeze();
     let start = Instant::now();
     let probe = agent.ask(&["--probe"]);
     assert_eq!(probe.status.code(), Some(1));

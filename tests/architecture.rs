@@ -18,6 +18,7 @@ const EDGES: &[&str] = &[
     "demo/watch.rs",
     "names.rs",
     "signals.rs",
+    "slim.rs",
     "diag.rs",
     "clock.rs",
     "query/fetch.rs",
@@ -78,6 +79,7 @@ const EDGES: &[&str] = &[
     "sink/link.rs",
     "sink/session.rs",
     "sink/run.rs",
+    "sink/tail.rs",
     "control/server.rs",
     "control/peer.rs",
     "control/bind.rs",
@@ -140,6 +142,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sink", LINE),
     ("query", LINE),
     ("names", &[]),
+    ("slim", &[]),
     ("signals", &["event", "service"]),
     ("control", &["event", "request", "service", "config"]),
     (

@@ -148,6 +148,7 @@ async fn serve(
                         | Request::Restart { .. }
                         | Request::Signal { .. }
                         | Request::Stacks { .. }
+                        | Request::Graph
                         | Request::Core(_)
                         | Request::Detach { .. }
                         | Request::Events { .. }

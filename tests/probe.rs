@@ -155,32 +155,19 @@ fn the_truth_table() {
     println!("{}", table.join("\n"));
 }
 
-/// Every thread of it: a signal is on its way for a moment.
-fn stop(agent: &Agent) {
-    agent.signal(libc::SIGSTOP);
-    eventually("it is stopped", || {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", agent.pid()));
-        threads.expect("its threads").flatten().all(|thread| {
-            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(')')
-                .is_some_and(|(_, rest)| rest.starts_with(" T"))
-        })
-    });
-}
-
 #[test]
 fn an_agent_that_hangs_is_unhealthy_within_the_second() {
     let services = "[service.s]\nexecutable = '/bin/sleep'\nargs = ['1000']\n";
     let agent = Agent::start(None, services);
     assert!(agent.ask(&["--probe"]).status.success());
-    stop(&agent);
+    agent.freeze();
     let begun = Instant::now();
     let output = agent.ask(&["--probe"]);
     let took = begun.elapsed();
     agent.signal(libc::SIGCONT);
     assert_eq!(output.status.code(), Some(1));
     assert!(took < Duration::from_millis(1100), "{took:?}");
-    stop(&agent);
+    agent.freeze();
     let begun = Instant::now();
     let output = agent.ask(&["--probe", "--timeout", "200ms"]);
     let took = begun.elapsed();

@@ -561,3 +561,82 @@ fn each_stage_that_fails_is_named() {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+/// `agent init` and `agent graph`, from nothing to the critical path.
+#[test]
+fn a_configuration_is_begun_and_its_start_explained() {
+    let folder = Scratch::new("begun");
+    let script = folder.file("my server.sh", "#!/bin/sh\nexec sleep 1000\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).expect("ours");
+    let run = |words: &[&str]| {
+        let output = Command::new(AGENT)
+            .args(words)
+            .current_dir(folder.path())
+            .output();
+        let output = output.expect("the agent runs");
+        let both = [&output.stdout[..], &output.stderr[..]].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&both).into_owned(),
+            output.stdout,
+        )
+    };
+    assert_eq!(run(&["init"]).0, Some(2));
+    let (code, _, begun) = run(&[
+        "init",
+        "./my server.sh",
+        "sleep 1000",
+        "no-such-program --x \"y",
+    ]);
+    assert_eq!(code, Some(0));
+    let begun = String::from_utf8(begun).expect("text");
+    assert!(
+        begun.contains("# There is no such program here now."),
+        "{begun}"
+    );
+    assert!(
+        begun.contains(&format!("executable = {script:?}")),
+        "{begun}"
+    );
+    folder.file("begun.toml", &begun);
+    let (code, said, _) = run(&["check", "--config", "begun.toml"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("ok: 3 services"), "{said}");
+
+    let slow = |name: &str, seconds: &str, more: &str| {
+        format!(
+            "\n[service.{name}]\nexecutable = \"/bin/sh\"\ncrash = \"off\"\n\
+             args = [\"-c\", \"sleep {seconds}; echo up; exec sleep 1000\"]\nready = {{ log = \"up\" }}\n{more}\n"
+        )
+    };
+    let services = slow("db", "0.5", "")
+        + &slow("cache", "0.1", "")
+        + &slow("web", "0.2", "requires = [\"db\"]\nafter = [\"cache\"]");
+    let mut agent = Agent::start(None, &services);
+    agent.wait_for("web", "ready");
+    let graph = agent.ask(&["graph", "--json"]);
+    let graph: serde_json::Value = serde_json::from_slice(&graph.stdout).expect("JSON");
+    assert_eq!(graph["critical"], serde_json::json!(["db", "web"]));
+    let total = graph["total_ms"].as_f64().expect("a time");
+    assert!(total > 700.0, "{graph}");
+    let page = agent.ask(&["graph"]).stdout;
+    let page = String::from_utf8_lossy(&page).into_owned();
+    assert!(
+        page.contains("last start: ") && page.contains(", by db "),
+        "{page}"
+    );
+    let dot = agent.ask(&["graph", "--dot"]).stdout;
+    let dot = String::from_utf8_lossy(&dot).into_owned();
+    assert!(dot.contains("\"db\" -> \"web\" [color = red];"), "{dot}");
+    assert!(
+        dot.contains("\"cache\" -> \"web\" [color = black, style = dashed];"),
+        "{dot}"
+    );
+    // What is started again later waits for nothing that was there already.
+    assert!(agent.ask(&["restart", "cache"]).status.success());
+    let graph = agent.ask(&["graph", "--json"]);
+    let graph: serde_json::Value = serde_json::from_slice(&graph.stdout).expect("JSON");
+    assert_eq!(graph["critical"], serde_json::json!(["cache"]));
+    assert_eq!(agent.stop().code(), Some(0));
+}

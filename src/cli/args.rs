@@ -102,8 +102,20 @@ pub enum Command {
         service: String,
         agent: Whom,
     },
+    Graph {
+        shape: Shape,
+        agent: Whom,
+    },
+    /// Programs, each a word or a command line.
+    Init {
+        programs: Vec<String>,
+    },
     Shutdown {
         agent: Whom,
+    },
+    /// Its arguments as they stand.
+    Logs {
+        args: Vec<OsString>,
     },
     /// Its arguments as they stand.
     Crashes {
@@ -124,6 +136,15 @@ pub enum Command {
     Version,
     /// For stdout; exit code 0.
     Help(String),
+}
+
+/// How the graph is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Page,
+    /// For dot(1).
+    Dot,
+    Json,
 }
 
 /// Which agent is asked, and for how long.
@@ -244,6 +265,7 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         Name::Wrapp => Command::Wrapp { args },
         Name::Symbolize => Command::Symbolize { args },
         Name::Crashes => Command::Crashes { args },
+        Name::Logs => Command::Logs { args },
         Name::Demo => Command::Demo { args },
         Name::Health
         | Name::Run
@@ -257,6 +279,8 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         | Name::Reload
         | Name::Detach
         | Name::Stacks
+        | Name::Graph
+        | Name::Init
         | Name::Events
         | Name::Wait
         | Name::Top
@@ -339,13 +363,34 @@ fn command(given: Given) -> Result<Command, String> {
             service: one_service(&given)?,
             agent: given.whom()?,
         },
+        Name::Graph => {
+            given.no_words()?;
+            let shape = match (given.has("--dot"), given.has("--json")) {
+                (true, true) => return Err("--dot and --json exclude each other".to_owned()),
+                (true, false) => Shape::Dot,
+                (false, true) => Shape::Json,
+                (false, false) => Shape::Page,
+            };
+            Command::Graph {
+                shape,
+                agent: given.whom()?,
+            }
+        }
+        Name::Init => {
+            let programs = given.words.iter().map(|word| text(word));
+            let programs = programs.collect::<Result<Vec<_>, _>>()?;
+            if programs.is_empty() {
+                return Err("names no program; agent init PROGRAM…".to_owned());
+            }
+            Command::Init { programs }
+        }
         Name::Shutdown => {
             given.no_words()?;
             Command::Shutdown {
                 agent: given.whom()?,
             }
         }
-        Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Demo => {
+        Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Logs | Name::Demo => {
             own_arguments(given.verb.name, given.words)
         }
     })
@@ -663,7 +708,6 @@ mod tests {
             ("agent --probe --timeout 0", "is not a time"),
             ("agent --probe --ready=1", "takes no value"),
             ("agent reload x", "unexpected word \"x\""),
-            ("agent logs -f", "logs: not in this version"),
             ("agent upgrade", "not in this version"),
         ] {
             let sentence = wrong(line);

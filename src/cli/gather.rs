@@ -34,6 +34,7 @@ pub fn gather(verb: &'static Verb, args: &[OsString]) -> Result<Given, String> {
                 Words::Command => given.command = Some(rest),
                 Words::None
                 | Words::Path
+                | Words::Programs
                 | Words::Services
                 | Words::SomeServices
                 | Words::SignalAndServices

@@ -6,10 +6,12 @@
 //! and again, `screen` draws what `top` shows, on a `terminal`.
 
 pub mod args;
+mod chart;
 mod column;
 pub mod events;
 pub mod gather;
 pub mod help;
+pub mod logs;
 mod row;
 pub mod run;
 mod screen;

@@ -7,7 +7,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::args::Command;
+use super::args::{Command, Shape};
+use super::chart;
 use super::show::{self, Colour, Look};
 use super::{events, top};
 use crate::control::client::{self, Search, SocketsOf, Trouble};
@@ -129,6 +130,11 @@ pub fn perform(
     let text = match command {
         Command::Status { json: true, .. } => format!("{data:#}\n"),
         Command::Status { json: false, .. } => show::status(&data, look()),
+        Command::Graph { shape, .. } => match shape {
+            Shape::Page => chart::page(&data),
+            Shape::Dot => chart::dot(&data),
+            Shape::Json => format!("{data:#}\n"),
+        },
         Command::Stacks { json: true, .. } => format!("{:#}\n", data["report"]),
         Command::Stacks { json: false, .. } => {
             let text = data["text"].as_str().unwrap_or_default();
@@ -222,6 +228,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
             let service = service.clone();
             (Request::Stacks { service }, agent, agent.timeout)
         }
+        Command::Graph { agent, .. } => (Request::Graph, agent, agent.timeout.or(Some(PATIENCE))),
         Command::Wait {
             services,
             state,
@@ -248,10 +255,12 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Health { .. }
         | Command::Symbolize { .. }
         | Command::Core { .. }
+        | Command::Logs { .. }
         | Command::Crashes { .. }
         | Command::Events { .. }
         | Command::Top { .. }
         | Command::Demo { .. }
+        | Command::Init { .. }
         | Command::Version
         | Command::Help(_) => return None,
     };

@@ -16,8 +16,11 @@ pub enum Name {
     Reload,
     Detach,
     Shutdown,
+    Graph,
+    Init,
     Stacks,
     Crashes,
+    Logs,
     Symbolize,
     Events,
     Wait,
@@ -77,6 +80,8 @@ pub enum Words {
     Command,
     /// A path, at most.
     Path,
+    /// Programs.
+    Programs,
     /// Services: none means all, or the agent as a whole.
     Services,
     /// At least one service.
@@ -165,6 +170,17 @@ pub const VERBS: &[Verb] = &[
         flags: &[CONFIG],
         words: Words::Path,
         more: "Exit code 0 when it is valid, 2 when it is not.\n",
+    },
+    Verb {
+        name: Name::Init,
+        word: "init",
+        group: Group::Supervise,
+        usage: &["PROGRAM…"],
+        summary: "print a commented configuration to begin with",
+        flags: &[],
+        words: Words::Programs,
+        more: "PROGRAM is a path, a name on PATH, or a command line in quotes:\n\
+               agent init ./server \"redis-server --port 6380\" > agent.toml\n",
     },
     Verb {
         name: Name::Probe,
@@ -376,6 +392,58 @@ pub const VERBS: &[Verb] = &[
         more: "The service stands still for about a millisecond.\n",
     },
     Verb {
+        name: Name::Logs,
+        word: "logs",
+        group: Group::Look,
+        usage: &["[-f] [-n N] [--source stdout|stderr] [--config PATH] [SERVICE…]"],
+        summary: "what services wrote: the last lines, and with -f what follows",
+        flags: &[
+            Flag {
+                long: "-f",
+                value: None,
+                help: "go on with what follows, until Ctrl-C (also --follow)",
+            },
+            Flag {
+                long: "-n",
+                value: Some("N"),
+                help: "so many lines of the past (default: 100; also --lines)",
+            },
+            Flag {
+                long: "--source",
+                value: Some("SOURCE"),
+                help: "stdout or stderr only",
+            },
+            CONFIG,
+        ],
+        words: Words::Own,
+        more: "Reads Redis. Where Redis is away, what waits in the journal is shown, and the exit\n\
+               code is 1.\n",
+    },
+    Verb {
+        name: Name::Graph,
+        word: "graph",
+        group: Group::Look,
+        usage: &["[--dot | --json]"],
+        summary: "who waits for whom, and what the last start took",
+        flags: &[
+            Flag {
+                long: "--dot",
+                value: None,
+                help: "a graph for dot(1): agent graph --dot | dot -Tsvg > graph.svg",
+            },
+            Flag {
+                long: "--json",
+                value: None,
+                help: "for programs",
+            },
+            TIMEOUT,
+            CONFIG_OF,
+        ],
+        words: Words::None,
+        more: "Of each service: from its start to its readiness, and how long it waited before. The last\n\
+               line is the critical path: what was ready last, what that had waited for, and so on.\n",
+    },
+    Verb {
         name: Name::Crashes,
         word: "crashes",
         group: Group::Look,
@@ -422,7 +490,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Promised for a later version: named, so that nobody takes them for a slip.
-pub const LATER: &[&str] = &["upgrade", "logs", "graph", "init"];
+pub const LATER: &[&str] = &["upgrade"];
 
 pub fn find(word: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.word == word)

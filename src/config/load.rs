@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::begin::Program;
 use super::check;
 use super::diagnose::{Diagnostic, Diagnostics, Layout, Origin, Place, Severity, Sources};
 use super::file::{self, MAX_BYTES, Syntax, Table, Value};
@@ -381,6 +382,42 @@ fn password(redis: &Redis, layout: &Layout) -> Option<Diagnostic> {
             let found = problem(format!("failed to read password file {shown}"));
             Some(found.remedy(error.to_string()))
         }
+    }
+}
+
+/// A configuration to begin with, for programs as they were typed: a path below the working directory becomes one from
+/// the root, since nobody knows where an agent will be started.
+pub fn begin(programs: &[String]) -> String {
+    let programs: Vec<Program> = programs.iter().map(|typed| program(typed)).collect();
+    super::begin::configuration(&programs)
+}
+
+fn program(typed: &str) -> Program {
+    // The name of a file may hold blanks: a command line is what is no file.
+    let mut words = match Path::new(typed).is_file() {
+        true => vec![typed.to_owned()],
+        false => typed.split_whitespace().map(str::to_owned).collect(),
+    };
+    let executable = if words.is_empty() {
+        String::new()
+    } else {
+        words.remove(0)
+    };
+    let executable = match executable.contains('/') {
+        true => {
+            std::path::absolute(&executable).map_or(executable, |path| path.display().to_string())
+        }
+        false => executable,
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = match executable.contains('/') {
+        true => Path::new(&executable).is_file(),
+        false => std::env::split_paths(&path).any(|folder| folder.join(&executable).is_file()),
+    };
+    Program {
+        executable,
+        args: words,
+        found,
     }
 }
 

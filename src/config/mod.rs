@@ -3,6 +3,7 @@
 //! `file` holds what was typed; `check` turns it into these types or into diagnostics.
 //! Everything here is complete, in range, and consistent. Defaults: CONTRACTS section 2.
 
+pub mod begin;
 pub mod check;
 mod checks;
 mod crash;
@@ -143,8 +144,13 @@ pub struct Sentinel {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
+    /// There is no Redis, and none is waited for: the journal is where lines stay.
+    None,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -153,6 +159,7 @@ impl std::fmt::Display for Endpoint {
             Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
+            Endpoint::None => write!(f, "none"),
         }
     }
 }

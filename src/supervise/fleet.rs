@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::asked::Asked;
+use super::chart::Times;
 use super::machine::{self, Machine, State};
 use super::order::start_order;
 use crate::config::{Agent, OnFailed, Service};
@@ -70,6 +71,8 @@ pub struct Unit {
     /// An ordered restart is under way.
     pub(super) again: bool,
     pub presence: Presence,
+    /// Of its last start.
+    pub times: Times,
     /// What was last told of it.
     told: Option<Told>,
 }
@@ -160,6 +163,7 @@ impl Fleet {
             unhealthy: BTreeSet::new(),
             again: false,
             presence: Presence::Stays,
+            times: Times::default(),
             told: None,
         };
         self.units.insert(id, unit);
@@ -207,6 +211,12 @@ impl Fleet {
         self.units
             .values()
             .filter(|unit| unit.presence != Presence::Gone)
+    }
+
+    /// Each behind what it is after or requires.
+    pub fn in_order(&self) -> impl Iterator<Item = &Unit> {
+        let units = self.order.iter().filter_map(|id| self.units.get(id));
+        units.filter(|unit| unit.presence != Presence::Gone)
     }
 
     pub fn named(&self, name: &str) -> Option<&Unit> {
@@ -272,7 +282,7 @@ impl Fleet {
     /// What follows from any change.
     pub(super) fn after(&mut self, now: Instant, out: &mut Vec<Out>) {
         self.settle(now, out);
-        self.tell(out);
+        self.tell(now, out);
         self.answer(now, out);
         self.end(out);
     }
@@ -422,9 +432,11 @@ impl Fleet {
     }
 
     /// Every unit that stands elsewhere than was last told.
-    fn tell(&mut self, out: &mut Vec<Out>) {
+    fn tell(&mut self, now: Instant, out: &mut Vec<Out>) {
         for (id, unit) in &mut self.units {
             let machine = &unit.machine;
+            let before = unit.told.as_ref().map(|told| told.state);
+            unit.times.moved(before, machine.shown(), now);
             let now = Told {
                 state: machine.shown(),
                 pid: machine.life().map(|life| life.pid),

@@ -43,6 +43,7 @@ pub mod aside;
 mod asked;
 mod awaited;
 mod cgroup;
+mod chart;
 mod child;
 mod chronicle;
 mod crashes;

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Kind, Restart, Service};
 
+/// A run that has lasted so long is no failed start any more, where earlier ones failed at once.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What follows an exit that nobody ordered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -103,7 +106,8 @@ impl History {
     /// Whether it fails again and again: at least two failures in a row, and no run (`up`:
     /// how long the present one has lasted) that is clearly better than the last failed one.
     pub fn is_looping(&self, service: &Service, up: Option<Duration>) -> bool {
-        let better = (self.lasted * 2).min(service.reset_after);
+        // Of runs of a millisecond one that takes three is no better: nobody has noticed its end yet.
+        let better = (self.lasted * 2).max(SETTLED).min(service.reset_after);
         self.failures >= 2 && up.is_none_or(|up| up < better)
     }
 }
@@ -187,6 +191,12 @@ mod tests {
             !history.is_looping(&service, Some(3 * SECOND)),
             "clearly longer"
         );
+        history.ended(&service, &end(false, SECOND / 1000), now);
+        assert!(
+            history.is_looping(&service, Some(SECOND / 100)),
+            "a slow end"
+        );
+        assert!(!history.is_looping(&service, Some(SECOND)));
     }
 
     #[test]

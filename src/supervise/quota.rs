@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::cgroup::Marked;
+use super::tree::Census;
 use crate::config::Resources;
 
 /// What the kernel divides.
@@ -235,13 +236,21 @@ fn enable(own: &Path, controller: Controller, marked: &Marked) -> bool {
     write(&switch, &word).is_ok() || move_aside(own, marked) && write(&switch, &word).is_ok()
 }
 
-/// All processes of our own group into a leaf of it.
+/// Our own processes out of our group into a leaf of it. Strangers are not moved: with them in it the group is not ours
+/// to divide.
 fn move_aside(own: &Path, marked: &Marked) -> bool {
+    let us = rustix::process::getpid().as_raw_nonzero().get();
+    let mut ours = Census::take().descendants(us);
+    ours.push(us);
+    let procs = || fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
+    let is_ours = |line: &str| line.parse().is_ok_and(|pid| ours.contains(&pid));
+    if !procs().lines().all(is_ours) {
+        return false;
+    }
     let Some(leaf) = marked.folder(own, &[OWN_LEAF.to_owned()]) else {
         return false;
     };
-    let procs = fs::read_to_string(own.join("cgroup.procs")).unwrap_or_default();
-    for pid in procs.lines() {
+    for pid in procs().lines() {
         // One that has just ended.
         let _ = write(&leaf.join("cgroup.procs"), pid);
     }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::awaited::Awaited;
+use super::chart;
 use super::chronicle::Chronicle;
 use super::crashes::Crashes;
 use super::debugger;
@@ -407,6 +408,7 @@ impl Shell {
                     Err(why) => Reply::refused(why),
                 }
             }
+            Request::Graph => Reply::done(chart::document(&self.fleet)),
             Request::Events { after, wait: true } => {
                 self.chronicle.follow(id, after, now);
                 return None;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::config::lifecycle::Lifecycle;
-use crate::config::{Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
+use crate::config::{Agent, Kind, OnFailed, Process, Restart, Service, StartLimit, Stop};
 use crate::record::{Keep, Trim};
 use crate::service::{ServiceName, Signal};
 
@@ -44,5 +44,18 @@ pub fn service(name: &str) -> Service {
         pools: Arc::new([]),
         debug: None,
         checks: Arc::new([]),
+    }
+}
+
+pub fn agent() -> Agent {
+    Agent {
+        board: String::new(),
+        state_dir: "/x".into(),
+        runtime_dir: "/x".into(),
+        shutdown_timeout: Duration::from_secs(30),
+        main: None,
+        tee: false,
+        maintenance: false,
+        group: None,
     }
 }

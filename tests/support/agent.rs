@@ -75,6 +75,19 @@ impl Agent {
         unsafe { libc::kill(self.pid(), signal) };
     }
 
+    /// SIGSTOP, until every thread stands: the signal is on its way for a moment.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+        eventually("it is stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+            threads.expect("its threads").flatten().all(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(')')
+                    .is_some_and(|(_, rest)| rest.starts_with(" T"))
+            })
+        });
+    }
+
     /// `agent <words>` asked of this agent.
     pub fn ask(&self, words: &[&str]) -> Output {
         Command::new(AGENT)
