@@ -29,6 +29,7 @@ impl Recent {
     const MOST: usize = 3 * Recent::LINES;
     /// Beginnings that are remembered.
     const RUNS: usize = 16;
+    const NOTED_LATE_MS: u64 = 100;
 
     /// Lines of one moment, in order.
     pub fn keep<'l>(&self, at_ms: u64, lines: impl ExactSizeIterator<Item = &'l [u8]>) {
@@ -58,10 +59,13 @@ impl Recent {
     }
 
     /// Until when lines of the run are read that ended at `at_ms`: a busy machine reads them late, but before those of
-    /// the next run, and at most `late_ms` later.
+    /// the next run, and at most `late_ms` later. It also notes beginnings late: one just after is the run's own.
     pub fn end_of(&self, at_ms: u64, late_ms: u64) -> u64 {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = kept.runs.iter().find(|begun| **begun > at_ms);
+        let own = kept.runs.iter().position(|begun| *begun > at_ms);
+        let is_first = own == Some(0);
+        let mut later = kept.runs.iter().skip(usize::from(is_first));
+        let next = later.find(|begun| **begun > at_ms + Recent::NOTED_LATE_MS);
         let latest = at_ms.saturating_add(late_ms);
         next.map_or(latest, |begun| latest.min(begun - 1))
     }
@@ -97,6 +101,8 @@ mod tests {
         let recent = Recent::default();
         recent.begin(10);
         assert_eq!(recent.end_of(500, 2000), 2500);
+        // Its beginning was noted after its end.
+        assert_eq!(recent.end_of(5, 2000), 2005);
         recent.begin(900);
         assert_eq!(recent.end_of(500, 2000), 899);
         assert_eq!(recent.end_of(950, 2000), 2950);
