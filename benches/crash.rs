@@ -423,7 +423,7 @@ template <> struct Part<0> { int work(volatile int *where, int) { return *where;
 extern "C" int entry_of_one(volatile int *where) { return Part<24>().work(where, 30); }
 "#;
 
-const COPIES: usize = 72;
+const COPIES: usize = 140;
 
 fn big() {
     let folder = Scratch::new("bench");

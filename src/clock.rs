@@ -12,14 +12,7 @@ pub fn now_ms() -> u64 {
 /// `%Y-%m-%d_%H-%M-%S` in local time (`TZ`, else `/etc/localtime`, else UTC), as the run
 /// markers carry it.
 pub fn local_stamp(unix_ms: u64) -> String {
-    let seconds = (unix_ms / 1000) as libc::time_t;
-    // SAFETY: `tm` is plain data, valid when zeroed; localtime_r writes it and keeps no
-    // pointer. It fails only for years beyond i32, and leaves zeroes then.
-    let tm = unsafe {
-        let mut tm: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&seconds, &mut tm);
-        tm
-    };
+    let tm = local_time(unix_ms);
     format!(
         "{:04}-{:02}-{:02}_{:02}-{:02}-{:02}",
         tm.tm_year + 1900,
@@ -29,6 +22,32 @@ pub fn local_stamp(unix_ms: u64) -> String {
         tm.tm_min,
         tm.tm_sec
     )
+}
+
+/// `2026-11-22 10:30:00.123` in local time.
+pub fn local(unix_ms: u64) -> String {
+    let tm = local_time(unix_ms);
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:03}",
+        tm.tm_year + 1900,
+        tm.tm_mon + 1,
+        tm.tm_mday,
+        tm.tm_hour,
+        tm.tm_min,
+        tm.tm_sec,
+        unix_ms % 1000
+    )
+}
+
+fn local_time(unix_ms: u64) -> libc::tm {
+    let seconds = (unix_ms / 1000) as libc::time_t;
+    // SAFETY: `tm` is plain data, valid when zeroed; localtime_r writes it and keeps no
+    // pointer. It fails only for years beyond i32, and leaves zeroes then.
+    unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&seconds, &mut tm);
+        tm
+    }
 }
 
 /// `2026-11-22T10:30:00.123Z`.

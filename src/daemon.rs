@@ -33,6 +33,8 @@ use crate::{crash, health, logs, signals, sink, slim, supervise};
 
 /// Events that may wait for the supervisor, which waits for nothing else.
 const INBOX: usize = 4096;
+/// Folder of the journal below the state folder.
+pub const SPOOL: &str = "spool";
 /// Chunks of lines that may wait for the sink beside its own bound: small, because their
 /// memory is counted nowhere else.
 const LINES: usize = 8;
@@ -437,7 +439,7 @@ impl Settings {
             sink: sink::run::Settings {
                 redis: config.redis.clone(),
                 spool: config.spool.clone(),
-                folder: Some(config.agent.state_dir.join("spool")),
+                folder: Some(config.agent.state_dir.join(SPOOL)),
                 farewell,
             },
             access: Access {

@@ -427,11 +427,22 @@ pub type StartHelper = Box<dyn Fn(Helper) + Send + Sync>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkGauge {
     pub connected: bool,
-    /// `connected`, `connecting`, or what keeps it away: `refused`, `wrong password`, …
+    /// `connected`, `connecting`, `none` where there shall be none, or what keeps it away:
+    /// `refused`, `wrong password`, …
     pub state: String,
     pub spooled_lines: u64,
     pub spooled_bytes: u64,
     pub dropped: u64,
+}
+
+impl SinkGauge {
+    /// The state where no Redis is configured.
+    pub const NO_REDIS: &str = "none";
+
+    /// Delivery is as the configuration wants it.
+    pub fn is_well(&self) -> bool {
+        self.connected || self.state == SinkGauge::NO_REDIS
+    }
 }
 
 /// health → supervise (for status): the latest sample of each service, by name.

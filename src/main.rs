@@ -1,16 +1,21 @@
 //! argv → one call per mode → exit code.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
+use jettison_agent::cli::logs;
 use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::control::client;
-use jettison_agent::{cli, crash, daemon, demo, diag, names, query, sink, wrapp};
+use jettison_agent::sink::tail;
+use jettison_agent::{
+    cli, clock, crash, daemon, demo, diag, names, nearest, query, record, sink, wrapp,
+};
 
 /// Linked, so that it is there in a static binary and in an image without files (`--features jemalloc`).
 #[cfg(feature = "jemalloc")]
@@ -43,6 +48,7 @@ fn perform(command: Command) -> i32 {
         Command::Demo { args } => demo::main(&args),
         Command::Version => say(&format!("agent {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Help(text) => say(&text),
+        Command::Logs { args } => logs(&args),
         Command::Crashes { args } => crash::browse::main(&args, state_of),
         Command::Symbolize { args } => crash::examine::main(&args),
         Command::Core { args } => core(&args),
@@ -220,6 +226,95 @@ fn summary(config: &Config, warnings: usize) -> String {
         "ok: {services}, Redis at {}{warnings}\n",
         config.redis.endpoint
     )
+}
+
+fn logs(args: &[OsString]) -> i32 {
+    let asked = match logs::parse(args) {
+        Ok(asked) => asked,
+        Err(problem) => return complain(&format!("agent: logs: {problem}\n"), 2),
+    };
+    let config = match load::load(asked.config.as_deref(), &Environment::read()) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
+    };
+    let known = config.services.iter().map(|service| service.name.as_str());
+    let mut streams = Vec::new();
+    for name in &asked.services {
+        let service = config
+            .services
+            .iter()
+            .find(|service| service.name.as_str() == name);
+        let Some(service) = service else {
+            let hint = match nearest::nearest(name, known) {
+                Some(meant) => format!("; did you mean {meant}?"),
+                None => String::new(),
+            };
+            return complain(&format!("agent: logs: no service {name:?}{hint}\n"), 1);
+        };
+        streams.push(service);
+    }
+    if streams.is_empty() {
+        streams.extend(&config.services);
+    }
+    let names: HashMap<&str, &str> = streams
+        .iter()
+        .map(|service| (service.stream_name.as_str(), service.name.as_str()))
+        .collect();
+    let wanted = tail::Wanted {
+        streams: names.keys().map(|stream| (*stream).to_owned()).collect(),
+        source: asked.source.map(|source| match source {
+            logs::Source::Stdout => record::Source::Stdout,
+            logs::Source::Stderr => record::Source::Stderr,
+        }),
+        last: asked.lines,
+        follow: asked.follow,
+    };
+    let places = tail::Places {
+        redis: config.redis.clone(),
+        journals: journals(&config),
+    };
+    let mut stdout = std::io::stdout().lock();
+    let onto = match std::io::IsTerminal::is_terminal(&stdout) {
+        true => logs::Onto::Terminal,
+        false => logs::Onto::Bytes,
+    };
+    let mut drawing = logs::Drawing::new(onto, names.values().copied());
+    let mut show = |line: &tail::Line| {
+        let mut out = Vec::new();
+        let shown = logs::Shown {
+            time: &clock::local(line.at_ms),
+            service: names.get(&*line.stream).copied().unwrap_or(&line.stream),
+            source: match line.source {
+                record::Source::Stdout => logs::Source::Stdout,
+                record::Source::Stderr => logs::Source::Stderr,
+            },
+            text: &line.text,
+            partial: line.partial,
+        };
+        drawing.line(&shown, &mut out);
+        stdout.write_all(&out)
+    };
+    let mut says = |text: &str| {
+        complain(&format!("agent: {text}\n"), 0);
+    };
+    match tail::run(&places, &wanted, &mut show, &mut says) {
+        Ok(tail::Told::Everything | tail::Told::NobodyListens) => 0,
+        Ok(tail::Told::JournalOnly(_)) => 1,
+        Err(error) => complain(&format!("agent: logs: {error}\n"), 1),
+    }
+}
+
+/// Of the agent that supervises, and of each application that is wrapped alone.
+fn journals(config: &Config) -> Vec<std::path::PathBuf> {
+    let state = &config.agent.state_dir;
+    let own = config.services.iter().flat_map(|service| {
+        let name = service.stream_name.as_str();
+        wrapp::state_folders(state, name)
+    });
+    std::iter::once(state.clone())
+        .chain(own)
+        .map(|folder| folder.join(daemon::SPOOL))
+        .collect()
 }
 
 fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String> {

@@ -17,6 +17,8 @@ struct Kept {
     text: Vec<u8>,
     /// Bytes of each line, and when it was read (Unix milliseconds).
     lines: Vec<(usize, u64)>,
+    /// When the latest runs began.
+    runs: Vec<u64>,
 }
 
 impl Recent {
@@ -25,11 +27,15 @@ impl Recent {
     const LINE_BYTES: usize = 512;
     /// Older ones are let go when there are this many.
     const MOST: usize = 3 * Recent::LINES;
+    /// Beginnings that are remembered.
+    const RUNS: usize = 16;
 
     /// Lines of one moment, in order.
     pub fn keep<'l>(&self, at_ms: u64, lines: impl ExactSizeIterator<Item = &'l [u8]>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Kept { text, lines: sizes } = &mut *kept;
+        let Kept {
+            text, lines: sizes, ..
+        } = &mut *kept;
         let skipped = lines.len().saturating_sub(Recent::LINES);
         for line in lines.skip(skipped) {
             let line = line.get(..Recent::LINE_BYTES).unwrap_or(line);
@@ -41,6 +47,23 @@ impl Recent {
             let bytes: usize = sizes.drain(..old).map(|(size, _)| size).sum();
             text.drain(..bytes);
         }
+    }
+
+    /// A run begins: what is read from now on is its own.
+    pub fn begin(&self, at_ms: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = (kept.runs.len() + 1).saturating_sub(Recent::RUNS);
+        kept.runs.drain(..old);
+        kept.runs.push(at_ms);
+    }
+
+    /// Until when lines of the run are read that ended at `at_ms`: a busy machine reads them late, but before those of
+    /// the next run, and at most `late_ms` later.
+    pub fn end_of(&self, at_ms: u64, late_ms: u64) -> u64 {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = kept.runs.iter().find(|begun| **begun > at_ms);
+        let latest = at_ms.saturating_add(late_ms);
+        next.map_or(latest, |begun| latest.min(begun - 1))
     }
 
     /// At most [`Recent::LINES`], none read after `until_ms`.
@@ -68,6 +91,21 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_lines_are_of_the_run_that_ended() {
+        let recent = Recent::default();
+        recent.begin(10);
+        assert_eq!(recent.end_of(500, 2000), 2500);
+        recent.begin(900);
+        assert_eq!(recent.end_of(500, 2000), 899);
+        assert_eq!(recent.end_of(950, 2000), 2950);
+        for begun in 1000..2000 {
+            recent.begin(begun);
+        }
+        let kept = recent.kept.lock().expect("no panic");
+        assert_eq!(kept.runs.len(), Recent::RUNS);
+    }
 
     #[test]
     fn only_the_last_lines_are_kept() {

@@ -166,6 +166,11 @@ fn state_folder(state_dir: &Path, name: &str) -> PathBuf {
     }
 }
 
+/// Where [`state_folder`] may have put things.
+pub fn state_folders(state_dir: &Path, name: &str) -> [PathBuf; 2] {
+    [state_dir.join(name), temporary_folder().join(name)]
+}
+
 fn make(folder: &Path, mode: u32) -> bool {
     let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
     made.is_ok() && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok()
@@ -230,7 +235,7 @@ impl Heard {
                 say("Redis is available.");
                 Heard::There
             }
-            (Heard::Nothing, false) if !gauge.state.is_empty() => {
+            (Heard::Nothing, false) if !gauge.state.is_empty() && !gauge.is_well() => {
                 say("Initial Redis connection failed, will wait for Redis to become available...");
                 say("Waiting for Redis to become available...");
                 Heard::Waiting

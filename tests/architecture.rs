@@ -79,6 +79,7 @@ const EDGES: &[&str] = &[
     "sink/link.rs",
     "sink/session.rs",
     "sink/run.rs",
+    "sink/tail.rs",
     "control/server.rs",
     "control/peer.rs",
     "control/bind.rs",

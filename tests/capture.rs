@@ -360,7 +360,8 @@ fn two_hundred_crashes_leave_nothing_behind() {
     ]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
-        listed.lines().count() <= 16 && listed.contains("SIGSEGV"),
+        // One of them may be under way.
+        listed.lines().count() <= 17 && listed.contains("SIGSEGV"),
         "{listed}"
     );
     assert!(listed.contains("inner at "), "{listed}");

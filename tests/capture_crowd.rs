@@ -155,7 +155,16 @@ fn a_thousand_threads() {
     let record = agent.folder.join("crashes").join(id);
     let whole = std::fs::read(record.join("report.json")).expect("a report");
     let whole: Value = serde_json::from_slice(&whole).expect("JSON");
-    assert_eq!(whole["threads"].as_array().map(Vec::len), Some(1000));
+    // On a busy machine some do not stop in time: the process is not held any longer for them, and that is said.
+    let notes = whole["notes"].to_string();
+    let moving = notes
+        .split_once(" threads did not stop")
+        .and_then(|(before, _)| {
+            let number = before.rsplit(|c: char| !c.is_ascii_digit()).next()?;
+            number.parse::<usize>().ok()
+        });
+    let stopped = whole["threads"].as_array().map_or(0, Vec::len);
+    assert_eq!(stopped + moving.unwrap_or(0), 1000, "{notes}");
     let core = std::fs::metadata(record.join("core"))
         .expect("a core file")
         .len();

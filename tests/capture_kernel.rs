@@ -215,6 +215,9 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
     assert!(of(&server, "stranger", "status").is_empty());
     assert!(agent.service("other")["crash_id"].is_null());
 
+    // Asked to quit, not crashed.
+    assert!(crash(Command::new("sh").args(["-c", "kill -QUIT $$"])));
+
     // Replaced while it ran: the inode still tells.
     let gone = c(
         &programs,

@@ -272,6 +272,10 @@ fn compare_case(case: &Case, folder: &Path) -> Result<Score, String> {
     options.executable = options.executable.map(|e| folder.join(e));
     let report: Report =
         examine::examine(&core, &options, &Default::default()).map_err(|e| e.to_string())?;
+    // A full disk makes cores that end early: what they show says nothing about the analysis.
+    if let Some(note) = report.notes.iter().find(|note| note.contains("cut off")) {
+        return Err(note.clone());
+    }
     let program = options
         .executable
         .clone()

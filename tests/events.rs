@@ -336,7 +336,7 @@ fn a_live_view_leaves_the_terminal_as_it_was() {
         // SAFETY: of a child of ours, which has no controlling terminal to tell it.
         unsafe { libc::kill(top.id() as i32, libc::SIGWINCH) };
         text.clear();
-        shown(&mut master, &mut text, "\x1b[J");
+        shown(&mut master, &mut text, "\x1b[?2026l");
         match way_out {
             // SAFETY: of a child of ours.
             "TERM" => drop(unsafe { libc::kill(top.id() as i32, libc::SIGTERM) }),

@@ -114,6 +114,10 @@ pub enum Command {
         agent: Whom,
     },
     /// Its arguments as they stand.
+    Logs {
+        args: Vec<OsString>,
+    },
+    /// Its arguments as they stand.
     Crashes {
         args: Vec<OsString>,
     },
@@ -261,6 +265,7 @@ fn own_arguments(name: Name, args: Vec<OsString>) -> Command {
         Name::Wrapp => Command::Wrapp { args },
         Name::Symbolize => Command::Symbolize { args },
         Name::Crashes => Command::Crashes { args },
+        Name::Logs => Command::Logs { args },
         Name::Demo => Command::Demo { args },
         Name::Health
         | Name::Run
@@ -385,7 +390,7 @@ fn command(given: Given) -> Result<Command, String> {
                 agent: given.whom()?,
             }
         }
-        Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Demo => {
+        Name::Wrapp | Name::Health | Name::Symbolize | Name::Crashes | Name::Logs | Name::Demo => {
             own_arguments(given.verb.name, given.words)
         }
     })
@@ -703,7 +708,6 @@ mod tests {
             ("agent --probe --timeout 0", "is not a time"),
             ("agent --probe --ready=1", "takes no value"),
             ("agent reload x", "unexpected word \"x\""),
-            ("agent logs -f", "logs: not in this version"),
             ("agent upgrade", "not in this version"),
         ] {
             let sentence = wrong(line);

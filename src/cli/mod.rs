@@ -11,6 +11,7 @@ mod column;
 pub mod events;
 pub mod gather;
 pub mod help;
+pub mod logs;
 mod row;
 pub mod run;
 mod screen;

@@ -255,6 +255,7 @@ fn question(command: &Command) -> Option<Question<'_>> {
         | Command::Health { .. }
         | Command::Symbolize { .. }
         | Command::Core { .. }
+        | Command::Logs { .. }
         | Command::Crashes { .. }
         | Command::Events { .. }
         | Command::Top { .. }

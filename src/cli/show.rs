@@ -83,7 +83,7 @@ pub(super) fn headline(agent: &Value, look: Look) -> String {
     let state = word(&redis["state"]);
     let tone = match state.as_str() {
         "connected" => Tone::Good,
-        "-" => Tone::Plain,
+        "-" | "none" => Tone::Plain,
         _ => Tone::Bad,
     };
     let mut parts = vec![

@@ -105,10 +105,11 @@ impl Terminal {
             if index > 0 {
                 text.push_str("\r\n");
             }
+            // Before the text: after a full row the cursor still stands on its last cell.
+            text.push_str("\x1b[2K");
             text.push_str(row);
-            text.push_str("\x1b[K");
         }
-        text.push_str("\x1b[J\x1b[?2026l");
+        text.push_str("\x1b[?2026l");
         write(&text)
     }
 

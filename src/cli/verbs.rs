@@ -20,6 +20,7 @@ pub enum Name {
     Init,
     Stacks,
     Crashes,
+    Logs,
     Symbolize,
     Events,
     Wait,
@@ -391,6 +392,34 @@ pub const VERBS: &[Verb] = &[
         more: "The service stands still for about a millisecond.\n",
     },
     Verb {
+        name: Name::Logs,
+        word: "logs",
+        group: Group::Look,
+        usage: &["[-f] [-n N] [--source stdout|stderr] [--config PATH] [SERVICE…]"],
+        summary: "what services wrote: the last lines, and with -f what follows",
+        flags: &[
+            Flag {
+                long: "-f",
+                value: None,
+                help: "go on with what follows, until Ctrl-C (also --follow)",
+            },
+            Flag {
+                long: "-n",
+                value: Some("N"),
+                help: "so many lines of the past (default: 100; also --lines)",
+            },
+            Flag {
+                long: "--source",
+                value: Some("SOURCE"),
+                help: "stdout or stderr only",
+            },
+            CONFIG,
+        ],
+        words: Words::Own,
+        more: "Reads Redis. Where Redis is away, what waits in the journal is shown, and the exit\n\
+               code is 1.\n",
+    },
+    Verb {
         name: Name::Graph,
         word: "graph",
         group: Group::Look,
@@ -461,7 +490,7 @@ pub const VERBS: &[Verb] = &[
 ];
 
 /// Promised for a later version: named, so that nobody takes them for a slip.
-pub const LATER: &[&str] = &["upgrade", "logs"];
+pub const LATER: &[&str] = &["upgrade"];
 
 pub fn find(word: &str) -> Option<&'static Verb> {
     VERBS.iter().find(|verb| verb.word == word)

@@ -240,7 +240,7 @@ fn address(text: &str, default: Option<u16>) -> Result<(String, u16), Wrong> {
     match (endpoint, bare, default) {
         (Endpoint::Tcp { host, .. }, true, Some(port)) => Ok((host, port)),
         (Endpoint::Tcp { host, port }, false, _) => Ok((host, port)),
-        (Endpoint::Tcp { .. } | Endpoint::Unix(_), _, _) => Err(Wrong {
+        (Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::None, _, _) => Err(Wrong {
             message: "there is no port".to_owned(),
             remedy: format!("write {text}:8080"),
         }),

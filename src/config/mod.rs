@@ -144,8 +144,13 @@ pub struct Sentinel {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
+    /// There is no Redis, and none is waited for: the journal is where lines stay.
+    None,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -154,6 +159,7 @@ impl std::fmt::Display for Endpoint {
             Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
+            Endpoint::None => write!(f, "none"),
         }
     }
 }

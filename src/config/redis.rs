@@ -121,7 +121,18 @@ fn place(cx: &mut Check, fields: &Fields<'_>) -> Option<Address> {
         return cx.accept(url.place, endpoint::url(url.value));
     }
     if host.is_none() && port.is_none() {
-        return None;
+        // An empty URL is said, not left out: there is no Redis.
+        let says_none = matches!(
+            fields.node("url").map(|node| &node.value),
+            Some(super::file::Value::Text(text)) if text.is_empty()
+        );
+        return says_none.then_some(Address {
+            endpoint: Endpoint::None,
+            username: None,
+            password: None,
+            db: None,
+            transport: Transport::Plain,
+        });
     }
     let host = match host {
         Some(host) => cx.accept(host.place, endpoint::host(host.value))?,

@@ -70,7 +70,7 @@ impl Survey<'_> {
         }
         let setting = format!("service.{}", first.name);
         let message = "services are traced to explain their crashes, unless kernel.core_pattern names this \
-            agent: each signal costs them about 10 µs and each new thread 60 µs; gdb, strace and LeakSanitizer cannot \
+            agent: each signal costs them about 30 µs and each new thread 45 µs; gdb, strace and LeakSanitizer cannot \
             attach";
         let remedy =
             "[crash] capture = \"auto\" says that this is meant; crash = \"off\" spares a service";

@@ -185,7 +185,7 @@ fn detach(tid: Pid, resume: Resume) {
 }
 
 /// Whose default is to end the process with a core file (signal(7)), and which nobody sends for another purpose.
-fn is_deadly(signal: i32) -> bool {
+pub(super) fn is_deadly(signal: i32) -> bool {
     matches!(
         signal,
         libc::SIGSEGV

@@ -49,8 +49,10 @@ const RATE: usize = 10;
 const RATE_INTERVAL: Duration = Duration::from_secs(60);
 /// Places that are remembered.
 const MOST_SITES: usize = 1000;
-/// A line that was written before the crash was read at most this much later.
-const LOG_DELAY_MS: u64 = 100;
+/// A line that was written before the crash was read at most this much later, on a busy machine.
+const LOG_DELAY_MS: u64 = 1000;
+/// What hangs is not dead yet, and may speak again when it is told to stop.
+const HANG_DELAY_MS: u64 = 100;
 /// What a runtime said when it gave up was read at most this long before: its core may take a while to write.
 const LAST_WORDS_MS: u64 = 2000;
 
@@ -139,8 +141,12 @@ impl Line {
             report.notes.push(format!("captured in part: {trouble}"));
         }
         let (recent, at_ms) = (&dying.streams.recent, dying.snapshot.at_ms);
-        report.log = recent.until(at_ms + LOG_DELAY_MS);
-        let last = recent.between(at_ms.saturating_sub(LAST_WORDS_MS), at_ms + LOG_DELAY_MS);
+        let until = match dying.cause {
+            Cause::Crash => recent.end_of(at_ms, LOG_DELAY_MS),
+            Cause::Hang | Cause::Asked(_) => recent.end_of(at_ms, HANG_DELAY_MS),
+        };
+        report.log = recent.until(until);
+        let last = recent.between(at_ms.saturating_sub(LAST_WORDS_MS), until);
         let end = dying.snapshot.signal.map_or(End::Fault, end);
         report.abort_message = report
             .abort_message

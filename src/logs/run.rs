@@ -95,6 +95,7 @@ pub async fn run_bounded(
                     }
                     let (end, ended) = mpsc::channel(1);
                     runs.insert(run, end);
+                    streams.recent.begin(at_ms);
                     let mut task = Task::new(run, streams, pipes, options, tee.clone(), &shared);
                     task.outlet.awaited = awaited.map(|line| (run, line));
                     tasks.spawn(async move {

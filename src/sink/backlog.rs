@@ -36,6 +36,16 @@ pub struct Backlog {
     /// bound.
     recent: usize,
     pub runs: Runs,
+    purpose: Purpose,
+}
+
+/// What the journal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To keep what Redis shall get: whatever it gives up is lost, and counted.
+    Delivery,
+    /// There is no Redis: to keep the newest. What it gives up for them is only old.
+    Store,
 }
 
 /// What a service lost and was not told yet.
@@ -70,7 +80,16 @@ impl Backlog {
             pushed: 0,
             recent: 0,
             runs: Runs::default(),
+            purpose: Purpose::Delivery,
         }
+    }
+
+    pub fn serve(&mut self, purpose: Purpose) {
+        self.purpose = purpose;
+    }
+
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     pub fn push_lines(&mut self, lines: Lines, now: Instant) {
@@ -374,6 +393,9 @@ impl Backlog {
     }
 
     fn note_loss(&mut self, index: usize, count: u64, span: Range<u64>) {
+        if self.purpose == Purpose::Store {
+            return;
+        }
         let Some(stream) = self.streams.get(index).filter(|_| count > 0) else {
             return;
         };

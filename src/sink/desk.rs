@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::backlog::Unwritten;
+use super::backlog::{Purpose, Unwritten};
 use super::delivery::Delivery;
 use super::journal;
 use super::orders::{Order, Outcome, Recovered, RecoveredCounts, Told};
@@ -100,7 +100,7 @@ impl Desk {
             Spool::off(settings.overflow)
         };
         let entries: u64 = recovered.streams.iter().map(|left| left.entries).sum();
-        if entries > 0 {
+        if entries > 0 && delivery.backlog.purpose() == Purpose::Delivery {
             tracing::info!("{entries} entries of an earlier run wait in the journal");
         }
         let mut runs = Runs::read(&recovered.runs);
@@ -226,7 +226,7 @@ impl Desk {
         self.lost = delivery.backlog.unwritten();
         let lost = self.lost.lines + self.lost.entries;
         let left = delivery.backlog.undelivered().saturating_sub(lost);
-        if left > 0 {
+        if left > 0 && delivery.backlog.purpose() == Purpose::Delivery {
             tracing::info!("{left} entries wait in the journal for the next start");
         }
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::redis::{Away, Why, Wire, connect};
 use crate::backoff::Backoff;
-use crate::config::Redis;
+use crate::config::{Endpoint, Redis};
 use crate::event::Event;
 use crate::handoff::SinkGauge;
 
@@ -57,6 +57,13 @@ impl Link {
 
     /// Tries until there is a connection. Cancelling it is fine: the backoff goes on.
     pub async fn establish(&mut self) -> Box<dyn Wire> {
+        if self.settings.endpoint == Endpoint::None {
+            if let Voice::Speaks { gauge, .. } = &self.voice {
+                gauge.send_modify(|gauge| gauge.state = SinkGauge::NO_REDIS.to_owned());
+                tracing::info!("no Redis is configured: lines stay in the journal");
+            }
+            return std::future::pending().await;
+        }
         loop {
             match connect(&self.settings, self.db).await {
                 Ok(wire) => return wire,

@@ -75,6 +75,7 @@ async fn find(settings: &Redis) -> io::Result<Box<dyn Wire>> {
 
 pub async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> io::Result<Box<dyn Wire>> {
     match endpoint {
+        Endpoint::None => Err(io::Error::new(io::ErrorKind::NotFound, "there is none")),
         Endpoint::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
         Endpoint::Tcp { host, port } => {
             let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::backlog::{Backlog, Unwritten};
+use super::backlog::{Backlog, Purpose, Unwritten};
 use super::delivery::{Delivery, Hangup, Notice};
 use super::desk::Desk;
 use super::link::{Link, Voice};
@@ -20,7 +20,7 @@ use super::spool::WhenFull;
 use super::value_loop::ValueLoop;
 use super::values::Values;
 use crate::clock::now_ms;
-use crate::config;
+use crate::config::{self, Endpoint};
 use crate::event::Event;
 use crate::handoff::SinkGauge;
 use crate::record::Record;
@@ -83,6 +83,22 @@ pub async fn run(
     } = settings;
     let bound = usize::try_from(spool.memory).unwrap_or(usize::MAX);
     let mut delivery = Delivery::new(Backlog::new(&redis.key_prefix, bound));
+    let (spool, farewell) = match redis.endpoint {
+        // Nothing will ever take what is kept: the oldest go, and the end waits for nobody.
+        Endpoint::None => {
+            delivery.backlog.serve(Purpose::Store);
+            let overflow = config::Overflow::DropOldest;
+            let patience = Duration::ZERO;
+            (
+                config::Spool { overflow, ..spool },
+                Farewell {
+                    patience,
+                    ..farewell
+                },
+            )
+        }
+        Endpoint::Tcp { .. } | Endpoint::Unix(_) => (spool, farewell),
+    };
     let (mut desk, counts) = Desk::open(&spool, folder, &mut delivery).await;
     let (to_values, from_streams) = mpsc::channel(256);
     let (to_streams, errata) = mpsc::channel(64);
@@ -198,6 +214,8 @@ enum Follows {
 
 impl StreamLoop {
     async fn run(mut self, mut link: Link) -> Desk {
+        // What an earlier life left waits from the beginning.
+        self.show(true);
         loop {
             let Some(wire) = self.until_connected(&mut link).await else {
                 break;
@@ -339,6 +357,7 @@ impl StreamLoop {
 
     async fn absorb(&mut self, record: Option<Record>) {
         let now = std::time::Instant::now();
+        let came = record.is_some();
         match record {
             Some(Record::Lines(lines)) => self.delivery.backlog.push_lines(lines, now),
             Some(Record::Entry(entry)) => self.delivery.backlog.push_entry(entry, now),
@@ -350,9 +369,9 @@ impl StreamLoop {
             }
             None => {}
         }
-        let backlog = &self.delivery.backlog;
-        if backlog.is_overfull() || (backlog.is_full() && self.lines_welcome()) {
-            self.delivery.backlog.shrink();
+        // A lane that closed brought nothing: what is there is left to the disk.
+        if came {
+            self.make_room(now);
         }
         if self.intake.is_closed() && self.closing.is_none() {
             self.closing = Some(Instant::now() + self.farewell.patience);
@@ -360,6 +379,16 @@ impl StreamLoop {
             self.to_values = None;
         }
         self.show(false);
+    }
+
+    /// Memory holds no more than its bound: what the journal has is let go of first, and only
+    /// the rest is lost.
+    fn make_room(&mut self, now: std::time::Instant) {
+        let backlog = &self.delivery.backlog;
+        if backlog.is_overfull() || (backlog.is_full() && self.lines_welcome()) {
+            self.delivery.backlog.put_away(now);
+            self.delivery.backlog.shrink();
+        }
     }
 
     fn is_finished(&mut self) -> bool {
@@ -380,7 +409,11 @@ impl StreamLoop {
 
     /// Lets the gauge follow: at once when nothing is left, else a few times a second.
     fn show(&mut self, at_once: bool) {
-        let (bytes, entries) = self.delivery.backlog.held();
+        // What waits for Redis: nothing, where there is none.
+        let (bytes, entries) = match self.delivery.backlog.purpose() {
+            Purpose::Delivery => self.delivery.backlog.held(),
+            Purpose::Store => (0, 0),
+        };
         let dropped = self.delivery.backlog.dropped();
         let (shown, shown_dropped) = {
             let gauge = self.gauge.borrow();

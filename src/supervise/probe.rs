@@ -94,6 +94,7 @@ pub async fn key(redis: &Redis, key: &str) -> bool {
             Ok(stream) => talk(stream, &commands).await,
             Err(_) => false,
         },
+        Endpoint::None => false,
     }
 }
 

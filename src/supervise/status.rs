@@ -159,7 +159,7 @@ pub fn probe(
             let state = machine.shown().as_str();
             return unhealthy(format!("{} is {state}", machine.service().name));
         }
-        if !sink.connected {
+        if !sink.is_well() {
             return unhealthy(format!("Redis: {}", sink.state));
         }
     }

@@ -38,6 +38,9 @@ impl Ownership {
         let Some((listens, sockets_of)) = &self.listens else {
             return false;
         };
+        let Some(socket) = listens.get() else {
+            return false;
+        };
         let pattern = fs::read_to_string(PATTERN).unwrap_or_default();
         if let Some((known, ours)) = &self.known
             && *known == pattern
@@ -52,9 +55,7 @@ impl Ownership {
         let ours = waits
             && is_initial()
             && is_own_program(Path::new(program))
-            && listens
-                .get()
-                .is_some_and(|socket| sockets_of(config).contains(socket));
+            && sockets_of(config).contains(socket);
         self.known = Some((pattern, ours));
         ours
     }
