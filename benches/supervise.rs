@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench supervise [-- SERVICES]`. The services are this program itself: it writes its pid to a fifo and
 //! sleeps, so that the moment at which it runs is known without looking for it. Peers that are not installed are left out.
+//! `BENCH_AGENT` names another build of the agent.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -200,7 +201,9 @@ impl Peer {
                          start_limit = {{ burst = 0 }}\n"
                     ));
                 }
-                let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
+                let built = env!("CARGO_BIN_EXE_agent").into();
+                let agent = std::env::var_os("BENCH_AGENT").unwrap_or(built);
+                let mut command = Command::new(agent);
                 command
                     .args(["run", "--config"])
                     .arg(folder.file("agent.toml", &text));
