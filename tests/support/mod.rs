@@ -164,9 +164,9 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-/// Waits for a condition, up to 20 s (the machine may be busy).
+/// Waits for a condition, up to a minute (the machine may be busy).
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(Duration::from_secs(20), what, condition);
+    within(Duration::from_secs(60), what, condition);
 }
 
 pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
