@@ -64,7 +64,7 @@ pub struct Spool {
     full: bool,
     next_tag: Tag,
     looked: Option<Instant>,
-    /// When the journal last answered, or was asked after it had answered everything.
+    /// When the journal last answered, or owed no answer.
     progress: Option<Instant>,
     /// What had come when the journal was last offered everything ([`Backlog::pushed`]).
     ///
