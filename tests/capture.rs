@@ -291,11 +291,7 @@ fn two_hundred_crashes_leave_nothing_behind() {
     });
     let told = of(&server, "loop", "crash").len();
     assert!((1..=20).contains(&told), "{told} reports");
-    let listed = agent.ask(&[
-        "crashes",
-        "--config",
-        &agent.folder.join("agent.toml").to_string_lossy(),
-    ]);
+    let listed = agent.ask(&["crashes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
         // One of them may be under way.
@@ -326,18 +322,21 @@ fn without_redis_and_without_a_disk() {
     let programs = Scratch::new("capture");
     let program = c(&programs, "null", NULL);
     let agent = Agent::start(None, &service("null", &program, ""));
-    let config = agent
-        .folder
-        .join("agent.toml")
-        .to_string_lossy()
-        .into_owned();
-    let show = || {
-        let output = agent.ask(&["crashes", "show", "last", "--config", &config]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    let mut agent = agent;
+    let show = |agent: &Agent, more: &[&str]| {
+        let output = agent.ask(&[&["crashes", "show", "last"], more].concat());
+        let told = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&told).into_owned()
     };
-    eventually("the record is there", || {
-        show().contains("inner (where=0x0)")
-    });
+    let is_told = |text: &str| text.contains("inner (where=0x0)");
+    eventually("the record is there", || is_told(&show(&agent, &[])));
+    // Who runs no more is not asked where they are.
+    agent.stop();
+    let config = agent.folder.join("agent.toml");
+    let config = config.to_string_lossy();
+    assert!(is_told(&show(&agent, &["--config", &config])));
+    let told = show(&agent, &[]);
+    assert!(!is_told(&told), "{told}");
 
     let server = RedisServer::start(&[]);
     let folder = Scratch::new("agent");

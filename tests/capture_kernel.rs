@@ -200,11 +200,7 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
     }
     assert!(jailed.exists() && crash(&mut command));
     assert_top(&reported(&server, "jailed"), &["inner", "outer", "main"]);
-    let listed = agent.ask(&[
-        "crashes",
-        "--config",
-        &agent.folder.join("agent.toml").to_string_lossy(),
-    ]);
+    let listed = agent.ask(&["crashes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
         listed.contains("-stranger-") && listed.contains("inner at"),
