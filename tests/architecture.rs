@@ -133,6 +133,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("request", NOUNS),
     ("event", NOUNS),
     ("clock", &[]),
+    ("checksum", &[]),
     ("crash_id", &["clock", "service"]),
     ("config", NOUNS),
     ("supervise", LINE),
@@ -158,7 +159,7 @@ const NOUNS: &[&str] = &[
 ];
 const LINE: &[&str] = &[
     "nearest", "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
-    "crash_id",
+    "crash_id", "checksum",
 ];
 
 /// Folders and files that tell nothing about what is in them.
