@@ -52,6 +52,7 @@ const EDGES: &[&str] = &[
     "health/checks.rs",
     "health/sample.rs",
     "health/device.rs",
+    "health/keeper.rs",
     "health/nvme.rs",
     "health/sensors.rs",
     "health/run.rs",
