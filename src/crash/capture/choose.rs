@@ -20,6 +20,8 @@ const CRASHED_STACK: u64 = 8 << 20;
 const OTHER_STACK: u64 = 256 << 10;
 /// On each side of what a register holds.
 const AROUND: u64 = 4096;
+/// More than `struct pthread` of glibc has (2304 bytes), less than a page.
+const THREAD_BLOCK: u64 = 2560;
 /// With at most so many threads the registers of all are followed.
 const FEW_THREADS: usize = 16;
 /// Of one writable mapping of a file.
@@ -43,6 +45,8 @@ pub struct Stack {
     pub pc: u64,
     pub sp: u64,
     pub registers: Vec<u64>,
+    /// x86-64 `fs` base, aarch64 `tpidr_el0`.
+    pub thread_pointer: Option<u64>,
 }
 
 /// Reads at most so many bytes; fewer where memory ends.
@@ -68,6 +72,13 @@ pub fn choose(
         };
         chosen.stack(stack.sp, limit);
         chosen.page(stack.pc);
+        // The C library's own block of the thread stands before or behind it; debuggers know the thread by that.
+        if let Some(own) = stack.thread_pointer {
+            chosen.add(
+                own.saturating_sub(THREAD_BLOCK),
+                own.saturating_add(THREAD_BLOCK),
+            );
+        }
         if index == 0 || stacks.len() <= FEW_THREADS {
             for value in &stack.registers {
                 chosen.add(value.saturating_sub(AROUND), value.saturating_add(AROUND));
@@ -208,17 +219,15 @@ impl Chosen<'_> {
     /// First pages for their build-ids, globals, what was relocated, the vDSO, files that are gone.
     fn images(&mut self) {
         let mut gone = 0;
+        let code = self.areas.iter().filter(|area| area.execute);
+        let code: HashSet<&[u8]> = code.filter_map(Area::file).collect();
         for (index, area) in self.areas.iter().enumerate() {
             if area.is("[vdso]") {
                 self.add(area.start, area.end);
             }
             let Some(path) = area.file() else { continue };
             let size = area.end - area.start;
-            let is_code = self
-                .areas
-                .iter()
-                .any(|a| a.execute && a.file() == Some(path));
-            if !is_code {
+            if !code.contains(path) {
                 continue;
             }
             if path.ends_with(b" (deleted)") && gone + size <= GONE {
@@ -373,6 +382,7 @@ mod tests {
             pc: 0x2010,
             sp,
             registers: registers.to_vec(),
+            thread_pointer: Some(0x50_000),
         }
     }
 
@@ -393,6 +403,7 @@ mod tests {
         let ranges = choose(&areas, &stacks, &[], &mut nothing);
         for inside in [
             0x7f_8000, 0x7f_ffff, 0x1000, 0x2010, 0x6000, 0x8000, 0xafff, 0x2f_000, 0x30_fff,
+            0x4f_fff, 0x50_8ff,
         ] {
             assert!(covers(&ranges, inside), "{inside:x} in {ranges:x?}");
         }
