@@ -38,6 +38,10 @@ const TOP_FRAMES: usize = 4 << 10;
 const HANDLER_FRAMES: usize = 16 << 10;
 /// Pages behind pointers of the top frames.
 const MAX_POINTED: usize = 256;
+/// Pages behind pointers of what registers and those pointers lead to: texts of objects on the heap.
+const MAX_FURTHER: usize = 128;
+/// Of an object, searched for pointers.
+const OBJECT: usize = 1 << 10;
 
 /// A thread as far as this matters.
 #[derive(Clone, Debug)]
@@ -87,7 +91,7 @@ pub fn choose(
     }
     if let Some(crashed) = stacks.first() {
         chosen.interrupted_stacks(crashed.sp, read);
-        chosen.pointed(crashed.sp, read);
+        chosen.pointed(crashed, read);
     }
     chosen.images();
     chosen.objects(auxv, read);
@@ -201,19 +205,35 @@ impl Chosen<'_> {
             && !before.write
     }
 
-    /// What variables of the top frames point to: texts and structures on the heap.
-    fn pointed(&mut self, sp: u64, read: Read<'_>) {
+    /// What variables of the top frames point to, texts and structures on the heap, and what those point to.
+    fn pointed(&mut self, crashed: &Stack, read: Read<'_>) {
         let mut seen = HashSet::new();
-        for value in words(&read(sp, TOP_FRAMES)) {
-            let Some(area) = self.at(value).filter(|area| area.write && area.private) else {
-                continue;
-            };
-            if area.is("[stack]") || seen.len() >= MAX_POINTED || !seen.insert(value & !(PAGE - 1))
+        let mut objects: Vec<u64> = Vec::new();
+        for value in words(&read(crashed.sp, TOP_FRAMES)) {
+            if seen.len() < MAX_POINTED && self.is_object(value) && seen.insert(value & !(PAGE - 1))
             {
-                continue;
+                self.add(value, value.saturating_add(512));
+                objects.push(value);
             }
-            self.add(value, value.saturating_add(512));
         }
+        let known = crashed.registers.iter().copied();
+        let known: Vec<u64> = known.filter(|value| self.is_object(*value)).collect();
+        let most = seen.len() + MAX_FURTHER;
+        for object in known.into_iter().chain(objects) {
+            for value in words(&read(object & !7, OBJECT)) {
+                if seen.len() < most && self.is_object(value) && seen.insert(value & !(PAGE - 1)) {
+                    self.add(value, value.saturating_add(512));
+                }
+            }
+        }
+    }
+
+    /// Data, and code that was made at run time, in which callers are known by their calls.
+    fn is_object(&self, address: u64) -> bool {
+        self.at(address).is_some_and(|area| {
+            let is_made = area.execute && area.file().is_none();
+            area.private && (area.write || is_made) && !area.is("[stack]")
+        })
     }
 
     /// First pages for their build-ids, globals, what was relocated, the vDSO, files that are gone.
@@ -429,6 +449,30 @@ mod tests {
         let ranges = choose(&areas(MAPS), &[stack(0x40_000, &[])], &[], &mut read);
         assert!(covers(&ranges, 0x78_000) && covers(&ranges, 0x7f_fff));
         assert!(!covers(&ranges, 0x71_000));
+    }
+
+    #[test]
+    fn texts_of_objects_on_the_heap_are_kept() {
+        // A register leads to an object, the stack to another; both hold the address of a text elsewhere on the heap.
+        let mut read = |address: u64, length: usize| {
+            let word: u64 = match address {
+                0x7f_8000 => 0x28_000,
+                0x28_000 => 0x44_010,
+                0x30_000 => 0x58_020,
+                _ => return Vec::new(),
+            };
+            word.to_le_bytes()[..length.min(8)].to_vec()
+        };
+        let ranges = choose(
+            &areas(MAPS),
+            &[stack(0x7f_8000, &[0x30_000])],
+            &[],
+            &mut read,
+        );
+        for inside in [0x28_000, 0x44_010, 0x58_020] {
+            assert!(covers(&ranges, inside), "{inside:x} in {ranges:x?}");
+        }
+        assert!(!covers(&ranges, 0x48_000));
     }
 
     #[test]
