@@ -336,7 +336,7 @@ fn a_signature_outlives_rebuilds_paths_lines_and_addresses() {
         // The crate's name is part of every function's.
         (
             "rs",
-            "rustc --crate-name modes -g -C panic=abort",
+            "rustc --edition 2021 --crate-name modes -g -C panic=abort",
             "modes.rs",
             ["segv", "index"],
         ),
