@@ -480,7 +480,7 @@ fn run(corpus: &Corpus, wanted: impl Fn(&str) -> bool) -> Score {
     }
     println!(
         "{} programs, {identical} identical; {} frames equal, {:?}",
-        total.equal, total.reasons
+        total.programs, total.equal, total.reasons
     );
     for (reason, count) in explained {
         let Reason { class, cases, text } = &reasons[reason];
