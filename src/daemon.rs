@@ -303,6 +303,7 @@ impl House {
         };
         let health = tokio::spawn(async move {
             let keeper = Keeper::open(&settings.state_dir)
+                .await
                 .inspect_err(|error| {
                     let folder = settings.state_dir.display();
                     tracing::info!("beats of pools begin at 0, {folder} keeps none: {error}");
