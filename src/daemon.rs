@@ -23,6 +23,8 @@ use crate::event::Event;
 use crate::handoff::{HealthGauge, SinkGauge};
 use crate::health::check::Means;
 use crate::health::device::Device;
+use crate::health::keeper::Keeper;
+use crate::health::run::Found;
 use crate::record::{Record, Trim};
 use crate::sink::backlog::Unwritten;
 use crate::sink::run::Farewell;
@@ -300,10 +302,19 @@ impl House {
             key_prefix: settings.sink.redis.key_prefix.clone(),
         };
         let health = tokio::spawn(async move {
-            let device = Device::new(Path::new("/"), &settings.board, settings.trim);
+            let keeper = Keeper::open(&settings.state_dir)
+                .inspect_err(|error| {
+                    let folder = settings.state_dir.display();
+                    tracing::info!("beats of pools begin at 0, {folder} keeps none: {error}");
+                })
+                .ok();
+            let found = Found {
+                device: Some(Device::new(Path::new("/"), &settings.board, settings.trim)),
+                keeper,
+            };
             health::run::run_with(
                 &settings.health,
-                Some(device),
+                found,
                 means,
                 standings_out,
                 beats_out,
@@ -408,6 +419,7 @@ async fn hearing<T>(
 /// What the loops need of the configuration.
 struct Settings {
     health: config::Health,
+    state_dir: PathBuf,
     board: String,
     trim: Trim,
     /// Bytes of `>>|` blocks that are not closed yet.
@@ -421,6 +433,7 @@ impl Settings {
     fn of(config: &Config, farewell: Farewell) -> Settings {
         Settings {
             health: config.health.clone(),
+            state_dir: config.agent.state_dir.clone(),
             board: match config.agent.board.as_str() {
                 "" => rustix::system::uname()
                     .nodename()
@@ -511,7 +524,7 @@ pub fn handler_settings(config: Option<&Path>) -> crash::kernel::Settings {
             max_size: loaded.config.crash.max_size,
         },
         Err(_) => crash::kernel::Settings {
-            state_dir: PathBuf::from("/var/lib/agent"),
+            state_dir: PathBuf::from(config::load::DEFAULT_STATE),
             keep: 16,
             max_size: 64 << 20,
         },

@@ -5,6 +5,7 @@
 //! nouns below are what the lines exchange; lines never import each other.
 
 pub mod backoff;
+pub mod checksum;
 pub mod cli;
 pub mod clock;
 pub mod config;

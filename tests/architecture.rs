@@ -52,6 +52,7 @@ const EDGES: &[&str] = &[
     "health/checks.rs",
     "health/sample.rs",
     "health/device.rs",
+    "health/keeper.rs",
     "health/nvme.rs",
     "health/sensors.rs",
     "health/run.rs",
@@ -133,6 +134,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("request", NOUNS),
     ("event", NOUNS),
     ("clock", &[]),
+    ("checksum", &[]),
     ("crash_id", &["clock", "service"]),
     ("config", NOUNS),
     ("supervise", LINE),
@@ -158,7 +160,7 @@ const NOUNS: &[&str] = &[
 ];
 const LINE: &[&str] = &[
     "nearest", "service", "backoff", "record", "handoff", "request", "event", "config", "clock",
-    "crash_id",
+    "crash_id", "checksum",
 ];
 
 /// Folders and files that tell nothing about what is in them.

@@ -12,6 +12,7 @@ use jettison_agent::handoff::{
 use jettison_agent::health;
 use jettison_agent::health::check::Means;
 use jettison_agent::health::device::Device;
+use jettison_agent::health::run::Found;
 use jettison_agent::record::{Gauge, Record, Streams, Trim};
 use jettison_agent::service::{Pid, ServiceId, ServiceName};
 use tokio::sync::{mpsc, watch};
@@ -254,20 +255,14 @@ async fn what_the_board_tells_its_stream_is_told_to_who_follows_too() {
         redis: None,
         key_prefix: String::new(),
     };
-    let device = Device::new(&root, "orin-7", Trim { max_len: 0 });
+    let found = Found {
+        device: Some(Device::new(&root, "orin-7", Trim { max_len: 0 })),
+        keeper: None,
+    };
     tokio::spawn(async move {
         let settings = config::Health { compute: true };
         let gauge = watch::channel(HealthGauge::default()).0;
-        health::run::run_with(
-            &settings,
-            Some(device),
-            means,
-            standing,
-            beat,
-            to_words,
-            gauge,
-        )
-        .await;
+        health::run::run_with(&settings, found, means, standing, beat, to_words, gauge).await;
     });
     let told = tokio::time::timeout(LIMIT, async {
         loop {

@@ -5,7 +5,7 @@ mod agent;
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -131,6 +131,67 @@ fn markers_declare_change_and_beat_across_restarts_of_the_service() {
             && get(&server, "s", "process", "health") == Some(0)
     });
     assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
+fn beats_count_on_across_agents_however_they_end() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("beats");
+    // Seven beats a start, never more: who counts wrongly is seen. A pool that only the first run names, and one
+    // that the configuration has.
+    let script = "i=0; while [ $i -lt 7 ]; do echo '{{__healthpool__my_beats}}'; i=$((i+1)); done; \
+                  exec sleep 1000";
+    let text = head(&folder, Some(&server)) + &sh("s", script, "") + API;
+    let beats = |category: &str| get(&server, "s", category, "beats");
+    let mut agent = Agent::start_beside(&folder, &text);
+    eventually("the first seven", || beats("my") == Some(7));
+    eventually("the process beats", || beats("process") >= Some(3));
+    assert_eq!(beats("api"), Some(0));
+    let before = beats("process");
+    assert_eq!(agent.stop().code(), Some(0));
+
+    let mut agent = Agent::start_beside(&folder, &text);
+    eventually("seven more", || beats("my") == Some(14));
+    eventually("the process counts on", || beats("process") > before);
+    // What consumers have seen is not taken back by an agent that is killed.
+    let before = beats("process");
+    agent.signal(libc::SIGKILL);
+    agent.wait();
+    let mut agent = Agent::start_beside(&folder, &text);
+    eventually("seven more after a SIGKILL", || beats("my") == Some(21));
+    eventually("the process counts on", || {
+        beats("process") > before.map(|before| before + 3)
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+
+    // Power went while the newer file was written: the older one holds.
+    let newer = newer_of(folder.join("beats.0"), folder.join("beats.1"));
+    std::fs::write(&newer, [0; 64]).expect("a file");
+    let mut agent = Agent::start_beside(&folder, &text);
+    eventually("what the older file knew", || beats("my") == Some(28));
+    assert_eq!(agent.stop().code(), Some(0));
+
+    // Nothing is left of either: they begin anew, and nothing else happens.
+    for name in ["beats.0", "beats.1"] {
+        std::fs::write(folder.join(name), "beats 1 18446744073709551615 2 0\n{}").expect("a file");
+    }
+    let mut agent = Agent::start_beside(&folder, &text);
+    eventually("from the beginning", || beats("my") == Some(7));
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// The file with the higher number in its first line.
+fn newer_of(one: PathBuf, other: PathBuf) -> PathBuf {
+    let number = |path: &Path| -> u64 {
+        let text = std::fs::read_to_string(path).expect("a text");
+        let number = text.split(' ').nth(2).expect("a number");
+        number.parse().expect("a number")
+    };
+    if number(&one) > number(&other) {
+        one
+    } else {
+        other
+    }
 }
 
 #[test]

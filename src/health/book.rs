@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::kept::{Beats, Kept};
 use super::pool::{Input, Pool, Values};
 use crate::handoff::{Beat, BeatKind, PoolEdge, PoolSettings, ServiceGauge, Standing};
 use crate::record::{Gauge, POOL_PROPERTIES, Streams, pool_key, service_key};
@@ -38,6 +39,8 @@ pub struct Book {
     by_stream: HashMap<Arc<str>, ServiceName>,
     /// What removed services leave behind.
     forgotten: Vec<Gauge>,
+    /// Beats that the last agent counted.
+    kept: Kept,
 }
 
 /// What became of a marker.
@@ -77,12 +80,14 @@ struct Entry {
 }
 
 impl Book {
-    pub fn new(compute: bool) -> Book {
+    /// `left` are the beats of the last agent.
+    pub fn new(compute: bool, left: Beats) -> Book {
         Book {
             compute,
             pages: BTreeMap::new(),
             by_stream: HashMap::new(),
             forgotten: Vec::new(),
+            kept: Kept::new(left),
         }
     }
 
@@ -99,9 +104,9 @@ impl Book {
         let stream = Arc::clone(standing.streams.name());
         self.by_stream.insert(stream, standing.service.clone());
         match self.pages.get_mut(&standing.service) {
-            Some(page) => page.stand(now, standing, &mut self.forgotten),
+            Some(page) => page.stand(now, standing, &mut self.kept, &mut self.forgotten),
             None => {
-                let page = Page::new(now, standing);
+                let page = Page::new(now, standing, &mut self.kept);
                 self.pages.insert(page.standing.service.clone(), page);
             }
         }
@@ -136,7 +141,7 @@ impl Book {
                 first: !std::mem::replace(&mut page.told_too_many, true),
             };
         }
-        page.mark(now, beat.category, beat.what);
+        page.mark(now, beat.category, beat.what, &mut self.kept);
         Heard::Pool
     }
 
@@ -167,7 +172,8 @@ impl Book {
     /// A check passed: a beat of the pool of its name.
     pub fn passed(&mut self, now: Instant, service: &ServiceName, check: &str) {
         if let Some(page) = self.pages.get_mut(service) {
-            page.mark(now, check.to_owned(), BeatKind::Beats(1));
+            let beat = BeatKind::Beats(1);
+            page.mark(now, check.to_owned(), beat, &mut self.kept);
         }
     }
 
@@ -258,11 +264,29 @@ impl Book {
         }
     }
 
+    /// What the next agent shall count on from.
+    pub fn beats(&self) -> Beats {
+        let mut beats = Beats::new();
+        for page in self.pages.values() {
+            let counted = page.pools.iter().filter_map(|(category, entry)| {
+                let count = entry.pool.beats();
+                (count > 0).then(|| (category.clone(), count))
+            });
+            let counted: BTreeMap<_, _> = counted.collect();
+            if !counted.is_empty() {
+                beats.insert(page.standing.streams.name().to_string(), counted);
+            }
+        }
+        self.kept.add_unasked(&mut beats);
+        beats
+    }
+
     fn remove(&mut self, service: &ServiceName) {
         let Some(page) = self.pages.remove(service) else {
             return;
         };
         self.by_stream.remove(page.standing.streams.name());
+        self.kept.forget(page.standing.streams.name());
         for (category, entry) in &page.pools {
             page.forget_pool(category, entry, &mut self.forgotten);
         }
@@ -272,13 +296,18 @@ impl Book {
 }
 
 impl Page {
-    fn new(now: Instant, standing: Standing) -> Page {
+    fn new(now: Instant, standing: Standing, kept: &mut Kept) -> Page {
         let running = standing.pid.is_some();
         let mut pools = BTreeMap::new();
         let process = unconfigured(PROCESS);
         for settings in std::iter::once(&process).chain(standing.pools.iter()) {
-            let entry = Entry::new(now, settings.clone(), running);
-            pools.insert(settings.category.clone(), entry);
+            let beats = kept.take(standing.streams.name(), &settings.category);
+            let entry = Entry::new(now, settings.clone(), running, beats);
+            // Who configures the pool `process` has it twice, and its beats once.
+            let before = pools.insert(settings.category.clone(), entry);
+            if let (Some(before), Some(entry)) = (before, pools.get_mut(&settings.category)) {
+                entry.pool.count_on(before.pool.beats());
+            }
         }
         Page {
             standing,
@@ -292,9 +321,15 @@ impl Page {
         }
     }
 
-    fn stand(&mut self, now: Instant, standing: Standing, forgotten: &mut Vec<Gauge>) {
+    fn stand(
+        &mut self,
+        now: Instant,
+        standing: Standing,
+        kept: &mut Kept,
+        forgotten: &mut Vec<Gauge>,
+    ) {
         if standing.pools != self.standing.pools {
-            self.configure(now, &standing.pools, forgotten);
+            self.configure(now, &standing.pools, kept, forgotten);
         }
         let (before, after) = (self.standing.pid, standing.pid);
         if before != after || self.standing.exit != standing.exit {
@@ -314,17 +349,24 @@ impl Page {
         self.state_due = true;
     }
 
-    fn mark(&mut self, now: Instant, category: String, what: BeatKind) {
+    fn mark(&mut self, now: Instant, category: String, what: BeatKind, kept: &mut Kept) {
         let running = self.standing.pid.is_some();
-        let entry = self
-            .pools
-            .entry(category)
-            .or_insert_with_key(|category| Entry::new(now, unconfigured(category), running));
+        let stream = self.standing.streams.name();
+        let entry = self.pools.entry(category).or_insert_with_key(|category| {
+            let beats = kept.take(stream, category);
+            Entry::new(now, unconfigured(category), running, beats)
+        });
         entry.pool.step(now, Input::Mark(what));
     }
 
     /// Takes over what a reload changed of the pools.
-    fn configure(&mut self, now: Instant, pools: &[PoolSettings], forgotten: &mut Vec<Gauge>) {
+    fn configure(
+        &mut self,
+        now: Instant,
+        pools: &[PoolSettings],
+        kept: &mut Kept,
+        forgotten: &mut Vec<Gauge>,
+    ) {
         let configured = |category: &str| pools.iter().any(|pool| pool.category == category);
         for gone in self.standing.pools.iter() {
             if !configured(&gone.category)
@@ -339,7 +381,8 @@ impl Page {
             match self.pools.get_mut(&settings.category) {
                 Some(entry) => entry.pool.configure(now, settings),
                 None => {
-                    let entry = Entry::new(now, settings.clone(), running);
+                    let beats = kept.take(self.standing.streams.name(), &settings.category);
+                    let entry = Entry::new(now, settings.clone(), running, beats);
                     self.pools.insert(settings.category.clone(), entry);
                 }
             }
@@ -411,8 +454,10 @@ impl Page {
 }
 
 impl Entry {
-    fn new(now: Instant, settings: PoolSettings, running: bool) -> Entry {
+    /// `beats` were counted by the last agent.
+    fn new(now: Instant, settings: PoolSettings, running: bool, beats: i64) -> Entry {
         let mut pool = Pool::new(settings);
+        pool.count_on(beats);
         if running {
             pool.step(now, Input::Start);
         }

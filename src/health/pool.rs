@@ -25,7 +25,7 @@ const DEFAULT_REPLENISH_RATE: i64 = 20;
 pub struct Pool {
     /// What was given; the rest are defaults.
     settings: PoolSettings,
-    /// Ever, across restarts of the process.
+    /// Ever, across restarts of the process and of the agent.
     beats: i64,
     life: Life,
 }
@@ -87,6 +87,15 @@ impl Pool {
                 self.step(now, Input::Mark(BeatKind::Set(property, value)));
             }
         }
+    }
+
+    /// So many beats were counted before this pool came to be.
+    pub fn count_on(&mut self, beats: i64) {
+        self.beats = self.beats.saturating_add(beats.max(0));
+    }
+
+    pub fn beats(&self) -> i64 {
+        self.beats
     }
 
     /// As of the last step.

@@ -20,6 +20,8 @@ use super::book::{Book, CATEGORY, Heard, POOLS};
 use super::check::Means;
 use super::checks::{Checks, Fed};
 use super::device::Device;
+use super::keeper::Keeper;
+use super::kept::Beats;
 use super::sample::{Sampler, Units};
 use crate::clock::now_ms;
 use crate::config;
@@ -46,20 +48,34 @@ pub async fn run(
         redis: None,
         key_prefix: String::new(),
     };
-    run_with(settings, None, means, standings, beats, words, gauge).await;
+    let found = Found {
+        device: None,
+        keeper: None,
+    };
+    run_with(settings, found, means, standings, beats, words, gauge).await;
+}
+
+/// What there is on this machine.
+pub struct Found {
+    /// The board's sensors.
+    pub device: Option<Device>,
+    /// Where beats outlive us, and those that the last agent left there.
+    pub keeper: Option<(Keeper, Beats)>,
 }
 
 /// The same, with checks, and the board's sensors with the same tick.
 pub async fn run_with(
     settings: &config::Health,
-    mut device: Option<Device>,
+    found: Found,
     means: Means,
     mut standings: mpsc::Receiver<Standing>,
     mut beats: mpsc::Receiver<Beat>,
     words: mpsc::Sender<Record>,
     gauge: watch::Sender<HealthGauge>,
 ) {
-    let mut book = Book::new(settings.compute);
+    let Found { mut device, keeper } = found;
+    let (mut keeper, left) = keeper.unzip();
+    let mut book = Book::new(settings.compute, left.unwrap_or_default());
     let inbox = means.inbox.clone();
     let mut refused: VecDeque<Entry> = VecDeque::new();
     let mut checks = Checks::new(means);
@@ -90,6 +106,9 @@ pub async fn run_with(
                     while let Ok(beat) = beats.try_recv() {
                         book.beat(now(), beat);
                     }
+                    if let Some(keeper) = keeper {
+                        keeper.end(book.beats()).await;
+                    }
                     return last_words(&mut book, words, &inbox).await;
                 }
             },
@@ -107,6 +126,10 @@ pub async fn run_with(
                 let now = now();
                 samplers.sample(now, &mut book, New::AndKnown);
                 book.tick(now);
+                if let Some(keeper) = &mut keeper {
+                    // Before they are told: who is killed counts on from what was seen.
+                    keeper.keep(book.beats()).await;
+                }
                 for (service, edges) in book.edges() {
                     // An inbox that is full has worse to tell.
                     let _ = inbox.try_send(Event::Pools { service, edges });
