@@ -525,7 +525,7 @@ pub fn handler_settings(config: Option<&Path>) -> crash::kernel::Settings {
             max_size: loaded.config.crash.max_size,
         },
         Err(_) => crash::kernel::Settings {
-            state_dir: PathBuf::from("/var/lib/agent"),
+            state_dir: PathBuf::from(config::load::DEFAULT_STATE),
             keep: 16,
             max_size: 64 << 20,
         },

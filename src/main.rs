@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use jettison_agent::cli::args::{self, Command, Refusal};
 use jettison_agent::cli::logs;
@@ -12,6 +13,7 @@ use jettison_agent::config::diagnose::Diagnostics;
 use jettison_agent::config::load::{self, Environment, Standard};
 use jettison_agent::config::{Config, Form, Loaded, Restart};
 use jettison_agent::control::client;
+use jettison_agent::request::Request;
 use jettison_agent::sink::tail;
 use jettison_agent::{
     cli, clock, crash, daemon, demo, diag, names, nearest, query, record, sink, wrapp,
@@ -305,7 +307,7 @@ fn logs(args: &[OsString]) -> i32 {
 }
 
 /// Of the agent that supervises, and of each application that is wrapped alone.
-fn journals(config: &Config) -> Vec<std::path::PathBuf> {
+fn journals(config: &Config) -> Vec<PathBuf> {
     let state = &config.agent.state_dir;
     let own = config.services.iter().flat_map(|service| {
         let name = service.stream_name.as_str();
@@ -321,13 +323,60 @@ fn redis_of(path: Option<&Path>) -> Result<jettison_agent::config::Redis, String
     load::redis_as_written(path, &Environment::read()).map_err(|problems| problems.to_string())
 }
 
-fn state_of(path: Option<&Path>) -> Result<std::path::PathBuf, String> {
-    load::load(path, &Environment::read())
-        .map(|loaded| loaded.config.agent.state_dir)
-        .map_err(|problems| problems.to_string())
+/// Where the crash records are: the running agent says it, unless a configuration is named; else the configuration;
+/// where there is neither, the usual folder.
+fn state_of(path: Option<&Path>) -> Result<PathBuf, String> {
+    if path.is_none()
+        && let Some(folder) = running_state()
+    {
+        return Ok(folder);
+    }
+    let environment = Environment::read();
+    let problems = match load::load(path, &environment) {
+        Ok(loaded) => return Ok(configured_state(&loaded)),
+        Err(problems) => problems.to_string(),
+    };
+    let is_named = path.is_some() || environment.config.is_some();
+    let usual = environment.state_dir.map(PathBuf::from);
+    let usual = usual.unwrap_or_else(|| load::DEFAULT_STATE.into());
+    match !is_named && load::standard() != Standard::File && usual.is_dir() {
+        true => Ok(usual),
+        false => Err(format!(
+            "no agent answers that could tell its state folder, and\n{problems}"
+        )),
+    }
 }
 
-fn sockets_of(path: Option<&Path>) -> Result<Vec<std::path::PathBuf>, String> {
+/// Of the agent that `AGENT_SOCKET` names, or that is found as by every other verb.
+fn running_state() -> Option<PathBuf> {
+    /// As long as `agent status` waits.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let search = client::Search {
+        variable: &|name| std::env::var_os(name),
+        config: None,
+        sockets_of: &sockets_of,
+    };
+    let question = Request::Status {
+        services: Vec::new(),
+        pss: false,
+    };
+    let reply = client::ask(&question, &search, Some(PATIENCE)).ok()?;
+    Some(reply.data["agent"]["state_dir"].as_str()?.into())
+}
+
+fn configured_state(loaded: &Loaded) -> PathBuf {
+    let state = &loaded.config.agent.state_dir;
+    match (loaded.form, loaded.config.services.first()) {
+        (Form::Short, Some(application)) => {
+            let folders = wrapp::state_folders(state, application.name.as_str());
+            let used = folders.iter().find(|folder| folder.is_dir());
+            used.unwrap_or(&folders[0]).clone()
+        }
+        (Form::Short | Form::Native, _) => state.clone(),
+    }
+}
+
+fn sockets_of(path: Option<&Path>) -> Result<Vec<PathBuf>, String> {
     load::load(path, &Environment::read())
         .map(|loaded| match loaded.form {
             Form::Native => daemon::sockets_of(&loaded.config),

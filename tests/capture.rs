@@ -2,69 +2,19 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent::Agent;
-use serde_json::Value;
-use support::{Entry, RedisServer, Scratch, entries, eventually};
-
-fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
-    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
-}
-
-fn service(name: &str, program: &Path, more: &str) -> String {
-    format!("\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n")
-}
-
-/// Builds a C program; `None` where the machine has no compiler.
-fn c(folder: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    let file = folder.file(&format!("{name}.c"), source);
-    let program = folder.join(name);
-    let status = Command::new("cc")
-        .args(["-g", "-O0", "-fno-inline", "-pthread"])
-        .args(flags)
-        .arg("-o")
-        .args([&program, &file])
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    program
-}
-
-/// The one report of a service, parsed.
-fn report(server: &RedisServer, name: &str) -> Value {
-    eventually("the crash is reported", || {
-        !of(server, name, "crash").is_empty()
-    });
-    let entry = &of(server, name, "crash")[0];
-    assert!(entry.message().starts_with("Backtrace for "));
-    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
-}
-
-/// Function names of the crashed thread, innermost first.
-fn functions(report: &Value) -> Vec<String> {
-    let frames = report["threads"][0]["frames"].as_array();
-    frames
-        .into_iter()
-        .flatten()
-        .map(|frame| frame["function"].as_str().unwrap_or("??").to_owned())
-        .collect()
-}
-
-/// That `wanted` stand in this order, others between them.
-fn assert_in_order(report: &Value, wanted: &[&str]) {
-    let found = functions(report);
-    let mut rest = found.iter();
-    for name in wanted {
-        assert!(
-            rest.any(|function| function.contains(name)),
-            "{name} in {found:?} of {report:#}"
-        );
-    }
-}
+use crashes::{
+    assert_in_order, c, c_with, events, functions, is_root, of, record, reported, service,
+    tracer_of,
+};
+use support::{RedisServer, Scratch, eventually};
 
 const NULL: &str = r#"
 #include <stdio.h>
@@ -78,10 +28,10 @@ int main(void) { printf("about to crash\n"); fflush(stdout); return outer(0); }
 fn a_crash_from_the_signal_to_the_entry() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "null", NULL, &[]);
+    let program = c(&programs, "null", NULL);
     let agent = Agent::start(Some(&server), &service("null", &program, ""));
     agent.wait_for("null", "failed");
-    let report = report(&server, "null");
+    let report = reported(&server, "null");
     assert_in_order(&report, &["inner", "outer", "main"]);
     assert_eq!(report["signal"]["name"], "SIGSEGV");
     assert_eq!(report["signal"]["code"], "SEGV_MAPERR");
@@ -92,15 +42,13 @@ fn a_crash_from_the_signal_to_the_entry() {
     assert_eq!(agent.service("null")["exit"], 139);
     assert_eq!(agent.service("null")["crash_id"], report["crash_id"]);
     // The first word comes before the exit, and names the record.
-    let status = of(&server, "null", "status");
-    let events: Vec<String> = status.iter().filter_map(|e| e.field("event")).collect();
+    let events = events(&server, "null");
     let at = |name: &str| events.iter().position(|event| event == name);
     assert!(
         at("crash").is_some() && at("crash") < at("exit"),
         "{events:?}"
     );
-    let id = report["crash_id"].as_str().expect("an identifier");
-    let core = agent.folder.join("crashes").join(id).join("core");
+    let core = record(&agent, &report).join("core");
     let gdb = Command::new("gdb")
         .args(["-batch", "-nx", "-ex", "bt"])
         .args([&program, &core])
@@ -131,9 +79,9 @@ int main(void) {
 fn the_crashed_thread_of_many_comes_first() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "threads", THREADS, &[]);
+    let program = c(&programs, "threads", THREADS);
     let agent = Agent::start(Some(&server), &service("threads", &program, ""));
-    let report = report(&server, "threads");
+    let report = reported(&server, "threads");
     assert_eq!(report["signal"]["name"], "SIGFPE");
     assert_eq!(report["threads"][0]["name"], "worker-7");
     assert_eq!(report["threads"][0]["crashed"], true);
@@ -176,7 +124,7 @@ int main(int n, char **v) {
 fn handlers_are_the_programs_own() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "handled", HANDLED, &[]);
+    let program = c(&programs, "handled", HANDLED);
     let modes = ["abort", "jump", "again", "ignored", "overflow"];
     let services: String = modes
         .iter()
@@ -187,13 +135,13 @@ fn handlers_are_the_programs_own() {
         agent.wait_for(mode, "failed");
         assert_eq!(agent.service(mode)["exit"], code, "{mode}");
     }
-    assert_in_order(&report(&server, "abort"), &["abort", "give_up", "main"]);
+    assert_in_order(&reported(&server, "abort"), &["abort", "give_up", "main"]);
     assert_in_order(
-        &report(&server, "again"),
+        &reported(&server, "again"),
         &["raise", "again", "inner", "main"],
     );
-    assert_in_order(&report(&server, "ignored"), &["inner", "main"]);
-    assert_in_order(&report(&server, "overflow"), &["main", "main", "main"]);
+    assert_in_order(&reported(&server, "ignored"), &["inner", "main"]);
+    assert_in_order(&reported(&server, "overflow"), &["main", "main", "main"]);
     assert!(of(&server, "jump", "crash").is_empty());
     for mode in ["abort", "again", "ignored", "overflow"] {
         assert_eq!(of(&server, mode, "crash").len(), 1, "{mode}");
@@ -214,13 +162,12 @@ int main(int n, char **v) {
 
 #[test]
 fn a_change_of_user_hides_nothing() {
-    // SAFETY: plain system call.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return;
     }
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "user", OTHER_USER, &["-static"]);
+    let program = c_with(&programs, "user", OTHER_USER, &["-static"]);
     // Others must reach it.
     let public = PathBuf::from(format!("/tmp/agent-capture-user-{}", std::process::id()));
     std::fs::copy(&program, &public).expect("a copy");
@@ -232,7 +179,7 @@ fn a_change_of_user_hides_nothing() {
     .concat();
     let _agent = Agent::start(Some(&server), &services);
     for name in ["before", "itself", "hidden"] {
-        let report = report(&server, name);
+        let report = reported(&server, name);
         assert_in_order(&report, &["inner", "main"]);
     }
     std::fs::remove_file(&public).expect("it is there");
@@ -270,22 +217,14 @@ fn python_and_go() {
     }
     let _agent = Agent::start(Some(&server), &services);
     if go {
-        let report = report(&server, "go");
+        let report = reported(&server, "go");
         assert_in_order(&report, &["main.inner", "main.main"]);
     }
     if python.exists() {
-        let report = report(&server, "python");
+        let report = reported(&server, "python");
         assert_eq!(report["signal"]["name"], "SIGSEGV");
         assert!(functions(&report).len() > 5, "{report:#}");
     }
-}
-
-fn tracer_of(pid: i64) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"));
-    line.and_then(|pid| pid.trim().parse().ok()).unwrap_or(-1)
 }
 
 #[test]
@@ -293,7 +232,7 @@ fn stacks_now_and_let_go() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
     let source = "#include <unistd.h>\nstatic void rest(void) { for (;;) pause(); }\nint main(void) { rest(); }";
-    let program = c(&programs, "rest", source, &[]);
+    let program = c(&programs, "rest", source);
     let services = [
         service("traced", &program, ""),
         service("free", &program, "crash = \"off\""),
@@ -303,8 +242,7 @@ fn stacks_now_and_let_go() {
     for name in ["traced", "free"] {
         agent.wait_for(name, "ready");
         let pid = agent.service(name)["pid"].as_i64().expect("a pid");
-        let is_traced =
-            |traced: bool| tracer_of(pid) == if traced { agent.pid().into() } else { 0 };
+        let is_traced = |traced: bool| tracer_of(pid) == Some(if traced { agent.pid() } else { 0 });
         assert!(is_traced(name == "traced"), "{name}");
         let mut told = String::new();
         // Right after its start it may still be in the dynamic linker.
@@ -319,7 +257,7 @@ fn stacks_now_and_let_go() {
     }
     let pid = agent.service("traced")["pid"].as_i64().expect("a pid");
     assert!(agent.ask(&["detach", "traced"]).status.success());
-    assert_eq!(tracer_of(pid), 0);
+    assert_eq!(tracer_of(pid), Some(0));
     assert!(!agent.ask(&["detach", "traced"]).status.success());
     assert!(!agent.ask(&["stacks", "nobody"]).status.success());
     assert_eq!(agent.service("traced")["state"], "ready");
@@ -329,7 +267,7 @@ fn stacks_now_and_let_go() {
 fn two_hundred_crashes_leave_nothing_behind() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "null", NULL, &[]);
+    let program = c(&programs, "null", NULL);
     let text = format!(
         "\n[service.loop]\nexecutable = {program:?}\nbackoff = {{ initial = \"1ms\", max = \"1ms\" }}\nstart_limit = {{ burst = 0 }}\n"
     );
@@ -353,11 +291,7 @@ fn two_hundred_crashes_leave_nothing_behind() {
     });
     let told = of(&server, "loop", "crash").len();
     assert!((1..=20).contains(&told), "{told} reports");
-    let listed = agent.ask(&[
-        "crashes",
-        "--config",
-        &agent.folder.join("agent.toml").to_string_lossy(),
-    ]);
+    let listed = agent.ask(&["crashes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
         // One of them may be under way.
@@ -369,14 +303,13 @@ fn two_hundred_crashes_leave_nothing_behind() {
 
 #[test]
 fn a_killed_agent_takes_even_who_changed_its_user_along() {
-    // SAFETY: plain system call.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return;
     }
     let programs = Scratch::new("capture");
     let source =
         "#include <unistd.h>\nint main(void) { if (setuid(65534)) return 1; for (;;) pause(); }";
-    let program = c(&programs, "other", source, &[]);
+    let program = c(&programs, "other", source);
     let agent = Agent::start(None, &service("other", &program, ""));
     agent.wait_for("other", "ready");
     let pid = agent.service("other")["pid"].as_i64().expect("a pid") as i32;
@@ -387,20 +320,23 @@ fn a_killed_agent_takes_even_who_changed_its_user_along() {
 #[test]
 fn without_redis_and_without_a_disk() {
     let programs = Scratch::new("capture");
-    let program = c(&programs, "null", NULL, &[]);
+    let program = c(&programs, "null", NULL);
     let agent = Agent::start(None, &service("null", &program, ""));
-    let config = agent
-        .folder
-        .join("agent.toml")
-        .to_string_lossy()
-        .into_owned();
-    let show = || {
-        let output = agent.ask(&["crashes", "show", "last", "--config", &config]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    let mut agent = agent;
+    let show = |agent: &Agent, more: &[&str]| {
+        let output = agent.ask(&[&["crashes", "show", "last"], more].concat());
+        let told = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&told).into_owned()
     };
-    eventually("the record is there", || {
-        show().contains("inner (where=0x0)")
-    });
+    let is_told = |text: &str| text.contains("inner (where=0x0)");
+    eventually("the record is there", || is_told(&show(&agent, &[])));
+    // Who runs no more is not asked where they are.
+    agent.stop();
+    let config = agent.folder.join("agent.toml");
+    let config = config.to_string_lossy();
+    assert!(is_told(&show(&agent, &["--config", &config])));
+    let told = show(&agent, &[]);
+    assert!(!is_told(&told), "{told}");
 
     let server = RedisServer::start(&[]);
     let folder = Scratch::new("agent");
@@ -409,7 +345,7 @@ fn without_redis_and_without_a_disk() {
         "state_dir = \"/dev/null/nowhere\"",
     );
     let agent = Agent::start_in(folder, &format!("{text}{}", service("null", &program, "")));
-    assert_in_order(&report(&server, "null"), &["inner", "outer", "main"]);
+    assert_in_order(&reported(&server, "null"), &["inner", "outer", "main"]);
     let complaints = agent.log();
     assert_eq!(
         complaints.matches("cannot be kept on disk").count(),
@@ -422,11 +358,11 @@ fn without_redis_and_without_a_disk() {
 fn a_crash_that_ends_the_agent_is_reported() {
     let server = RedisServer::start(&[]);
     let programs = Scratch::new("capture");
-    let program = c(&programs, "null", NULL, &[]);
+    let program = c(&programs, "null", NULL);
     let folder = Scratch::new("agent");
     let text =
         agent::head(&folder, Some(&server)).replace("[agent]\n", "[agent]\nmain = \"null\"\n");
     let mut agent = Agent::start_in(folder, &format!("{text}{}", service("null", &program, "")));
     assert_eq!(agent.wait().code(), Some(139));
-    assert_in_order(&report(&server, "null"), &["inner", "outer", "main"]);
+    assert_in_order(&reported(&server, "null"), &["inner", "outer", "main"]);
 }

@@ -2,14 +2,16 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent::Agent;
-use serde_json::Value;
-use support::{RedisServer, Scratch, entries, eventually};
+use crashes::{c, functions, record, reported, service};
+use support::{RedisServer, Scratch};
 
 /// Two threads, a shared library's frames above the program's own (qsort), and a value to read.
 const SOURCE: &str = r#"
@@ -31,35 +33,13 @@ int main(void) {
 
 fn core(folder: &Scratch) -> (PathBuf, PathBuf, Vec<String>) {
     let server = RedisServer::start(&[]);
-    let file = folder.file("sorted.c", SOURCE);
-    let program = folder.join("sorted");
-    let status = Command::new("cc")
-        .args(["-g", "-O0", "-pthread", "-o"])
-        .args([&program, &file])
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    let text = format!("\n[service.sorted]\nexecutable = {program:?}\nrestart = \"never\"\n");
-    let agent = Agent::start(Some(&server), &text);
-    let mut client = server.client(1);
-    let mut report = Value::Null;
-    eventually("it is reported", || {
-        let entries = entries(&mut client, "logs:app:sorted:crash");
-        let text = entries.first().and_then(|entry| entry.field("report"));
-        report = text.map_or(Value::Null, |text| {
-            serde_json::from_str(&text).expect("JSON")
-        });
-        !report.is_null()
-    });
+    let program = c(folder, "sorted", SOURCE);
+    let agent = Agent::start(Some(&server), &service("sorted", &program, ""));
+    let report = reported(&server, "sorted");
     let kept = folder.join("core");
-    let id = report["crash_id"].as_str().expect("an identifier");
-    let record = agent.folder.join("crashes").join(id).join("core");
-    std::fs::copy(record, &kept).expect("a core file");
-    let functions = own(report["threads"][0]["frames"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|frame| frame["function"].as_str()));
+    std::fs::copy(record(&agent, &report).join("core"), &kept).expect("a core file");
+    let functions = functions(&report);
+    let functions = own(functions.iter().map(String::as_str));
     (program, kept, functions)
 }
 

@@ -2,46 +2,16 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use agent::Agent;
+use crashes::{c, events, functions_of, of, record, reported};
 use serde_json::Value;
-use support::{Entry, RedisServer, Scratch, entries, eventually};
-
-fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
-    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
-}
-
-fn c(folder: &Scratch, name: &str, source: &str) -> PathBuf {
-    let file = folder.file(&format!("{name}.c"), source);
-    let program = folder.join(name);
-    let status = Command::new("cc")
-        .args(["-g", "-O0", "-pthread", "-o"])
-        .args([&program, &file])
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    program
-}
-
-fn reported(server: &RedisServer, name: &str) -> Value {
-    eventually(&format!("{name} is reported"), || {
-        !of(server, name, "crash").is_empty()
-    });
-    let entry = &of(server, name, "crash")[0];
-    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
-}
-
-fn says(thread: &Value, function: &str) -> bool {
-    let frames = thread["frames"].as_array();
-    frames
-        .into_iter()
-        .flatten()
-        .any(|frame| frame["function"] == function)
-}
+use support::{RedisServer, Scratch, eventually};
 
 /// Says once that it is ready, and then nothing any more: two threads wait for each other.
 const STUCK: &str = r#"
@@ -79,10 +49,13 @@ fn is_a_report_of_the_hang(report: &Value) {
     let threads = report["threads"].as_array().cloned().unwrap_or_default();
     assert_eq!(threads.len(), 2, "{report:#}");
     for thread in &threads {
-        assert!(says(thread, "take"), "{report:#}");
+        assert!(
+            functions_of(thread).contains(&"take".to_owned()),
+            "{report:#}"
+        );
         assert_eq!(thread["crashed"], false);
     }
-    assert!(says(&threads[0], "main"));
+    assert!(functions_of(&threads[0]).contains(&"main".to_owned()));
     assert_eq!(threads[1]["name"], "second");
     assert_eq!(report["seen"]["count"], 1);
 }
@@ -101,14 +74,10 @@ fn what_misses_its_watchdog_leaves_its_stacks() {
     let report = reported(&server, "dog");
     is_a_report_of_the_hang(&report);
     assert_eq!(agent.service("dog")["crash_id"], report["crash_id"]);
-    let id = report["crash_id"].as_str().expect("an identifier");
-    let record = agent.folder.join("crashes").join(id);
+    let record = record(&agent, &report);
     assert!(record.join("core").exists() && record.join("report.txt").exists());
     // A hang is no crash: `status` tells how it ended.
-    let events: Vec<String> = of(&server, "dog", "status")
-        .iter()
-        .filter_map(|entry| entry.field("event"))
-        .collect();
+    let events = events(&server, "dog");
     assert!(!events.contains(&"crash".to_owned()), "{events:?}");
 }
 

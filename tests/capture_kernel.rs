@@ -5,73 +5,21 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 #[path = "support/pattern.rs"]
 mod pattern;
 mod support;
 
 use std::fs;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use agent::Agent;
+use crashes::{assert_top, c, c_with, events, of, record, reported, service, tracer_of};
 use pattern::Pattern;
-use serde_json::Value;
-use support::{Entry, RedisServer, Scratch, entries, eventually};
-
-fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
-    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
-}
-
-fn service(name: &str, program: &Path, more: &str) -> String {
-    format!("\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n")
-}
-
-fn c(folder: &Scratch, name: &str, source: &str, flags: &[&str]) -> PathBuf {
-    let file = folder.file(&format!("{name}.c"), source);
-    let program = folder.join(name);
-    let status = Command::new("cc")
-        .args(["-g", "-O0", "-fno-inline", "-pthread"])
-        .args(flags)
-        .arg("-o")
-        .args([&program, &file])
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    program
-}
-
-fn reported(server: &RedisServer, name: &str) -> Value {
-    eventually(&format!("the crash of {name} is reported"), || {
-        !of(server, name, "crash").is_empty()
-    });
-    let entry = &of(server, name, "crash")[0];
-    assert!(entry.message().starts_with("Backtrace for "));
-    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
-}
-
-fn functions(report: &Value) -> Vec<String> {
-    let frames = report["threads"][0]["frames"].as_array();
-    frames
-        .into_iter()
-        .flatten()
-        .map(|frame| frame["function"].as_str().unwrap_or("??").to_owned())
-        .collect()
-}
-
-fn assert_top(report: &Value, wanted: &[&str]) {
-    let found = functions(report);
-    assert!(
-        wanted.len() <= found.len() && wanted.iter().zip(&found).all(|(a, b)| a == b),
-        "{wanted:?} at the top of {found:?} of {report:#}"
-    );
-}
-
-fn tracer_of(pid: i64) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("TracerPid:"))?;
-    Some(line.trim().to_owned())
-}
+use support::{RedisServer, Scratch, eventually};
 
 /// Runs it to its end; whether the kernel says that it was dumped.
 fn crash(command: &mut Command) -> bool {
@@ -123,8 +71,8 @@ fn services_are_handed_over_by_the_kernel() {
     let Some(_pattern) = Pattern::take(&folder) else {
         return;
     };
-    let null = c(&programs, "null", NULL, &[]);
-    let many = c(&programs, "many", MANY, &[]);
+    let null = c(&programs, "null", NULL);
+    let many = c(&programs, "many", MANY);
     let services = [
         service("null", &null, ""),
         service("rest", &many, "args = [\"rest\"]"),
@@ -138,7 +86,7 @@ fn services_are_handed_over_by_the_kernel() {
     // Nobody is traced who need not be.
     agent.wait_for("rest", "ready");
     let pid = agent.service("rest")["pid"].as_i64().expect("a pid");
-    assert_eq!(tracer_of(pid).as_deref(), Some("0"));
+    assert_eq!(tracer_of(pid), Some(0));
 
     let report = reported(&server, "null");
     assert_top(&report, &["inner", "outer", "main"]);
@@ -148,20 +96,13 @@ fn services_are_handed_over_by_the_kernel() {
     agent.wait_for("null", "failed");
     assert_eq!(agent.service("null")["exit"], 139);
     assert_eq!(agent.service("null")["crash_id"], report["crash_id"]);
-    let events: Vec<String> = of(&server, "null", "status")
-        .iter()
-        .filter_map(|entry| entry.field("event"))
-        .collect();
+    let events = events(&server, "null");
     let at = |name: &str| events.iter().position(|event| event == name);
     assert!(
         at("crash").is_some() && at("crash") < at("exit"),
         "{events:?}"
     );
-    let core = agent
-        .folder
-        .join("crashes")
-        .join(report["crash_id"].as_str().expect("an identifier"))
-        .join("core");
+    let core = record(&agent, &report).join("core");
     assert!(fs::metadata(&core).expect("a core file").len() < 1 << 20);
 
     let report = reported(&server, "threads");
@@ -191,7 +132,7 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
     let Some(_pattern) = Pattern::take(&folder) else {
         return;
     };
-    let stranger = c(&programs, "stranger", NULL, &[]);
+    let stranger = c(&programs, "stranger", NULL);
     let private = c(
         &programs,
         "private",
@@ -199,7 +140,6 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
             "int main(void) {",
             "#include <sys/prctl.h>\nint main(void) { prctl(PR_SET_NAME, \"p\");",
         ),
-        &[],
     );
     let text = format!(
         "{}{}",
@@ -226,7 +166,6 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
             "int main(void) {",
             "#include <unistd.h>\nint main(int n, char **v) { unlink(v[0]);",
         ),
-        &[],
     );
     assert!(crash(&mut Command::new(&gone)));
     let report = reported(&server, "gone");
@@ -249,7 +188,7 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
 
     // A root of its own.
     let root = Scratch::new("kr");
-    let jailed = c(&root, "jailed", NULL, &["-static"]);
+    let jailed = c_with(&root, "jailed", NULL, &["-static"]);
     let mut command = Command::new("/jailed");
     let path = root.path().to_owned();
     // SAFETY: chroot and chdir are async-signal-safe.
@@ -261,11 +200,7 @@ fn what_is_no_service_is_kept_and_told_under_its_name() {
     }
     assert!(jailed.exists() && crash(&mut command));
     assert_top(&reported(&server, "jailed"), &["inner", "outer", "main"]);
-    let listed = agent.ask(&[
-        "crashes",
-        "--config",
-        &agent.folder.join("agent.toml").to_string_lossy(),
-    ]);
+    let listed = agent.ask(&["crashes"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(
         listed.contains("-stranger-") && listed.contains("inner at"),
@@ -287,7 +222,7 @@ fn while_no_agent_runs_it_is_kept_for_the_next_one() {
         service("orphan", Path::new("/bin/sleep"), "args = [\"1000\"]")
     );
     folder.file("agent.toml", &text);
-    let stranger = c(&programs, "stranger", NULL, &[]);
+    let stranger = c(&programs, "stranger", NULL);
     assert!(crash(&mut Command::new(&stranger)));
     // As a service of an agent that was killed.
     assert!(crash(

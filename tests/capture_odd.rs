@@ -2,18 +2,16 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use agent::Agent;
-use serde_json::Value;
-use support::{Entry, RedisServer, Scratch, entries, eventually};
-
-fn of(server: &RedisServer, name: &str, kind: &str) -> Vec<Entry> {
-    entries(&mut server.client(1), &format!("logs:app:{name}:{kind}"))
-}
+use crashes::{c, of, reported, service};
+use support::{Entry, RedisServer, Scratch, eventually};
 
 fn lines(server: &RedisServer, name: &str) -> String {
     let entries = of(server, name, "info");
@@ -26,30 +24,6 @@ fn says(server: &RedisServer, name: &str, text: &str) {
     eventually(&format!("{name} says {text:?}"), || {
         lines(server, name).contains(text)
     });
-}
-
-fn c(folder: &Scratch, name: &str, source: &str) -> PathBuf {
-    let file = folder.file(&format!("{name}.c"), source);
-    let program = folder.join(name);
-    let status = Command::new("cc")
-        .args(["-g", "-O0", "-pthread", "-o"])
-        .args([&program, &file])
-        .status()
-        .expect("a C compiler");
-    assert!(status.success());
-    program
-}
-
-fn service(name: &str, program: &Path, more: &str) -> String {
-    format!("\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n")
-}
-
-fn reported(server: &RedisServer, name: &str) -> Value {
-    eventually(&format!("the crash of {name} is reported"), || {
-        !of(server, name, "crash").is_empty()
-    });
-    let entry = &of(server, name, "crash")[0];
-    serde_json::from_str(&entry.field("report").expect("a report")).expect("JSON")
 }
 
 const TRACES: &str = r#"

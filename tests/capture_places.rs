@@ -2,14 +2,16 @@
 
 #[path = "support/agent.rs"]
 mod agent;
+#[path = "support/crashes.rs"]
+mod crashes;
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use agent::AGENT;
-use serde_json::Value;
-use support::{RedisServer, Scratch, entries, eventually};
+use crashes::{is_root, reported, service};
+use support::{RedisServer, Scratch};
 
 const CRASH: &str = r#"
 #define _GNU_SOURCE
@@ -100,32 +102,11 @@ fn is_possible(words: &[&str]) -> bool {
     possible
 }
 
-fn service(name: &str, program: &Path, more: &str) -> String {
-    format!("\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n")
-}
-
-fn reported(server: &RedisServer, name: &str) -> Value {
-    let read = || entries(&mut server.client(1), &format!("logs:app:{name}:crash"));
-    eventually(&format!("{name} is reported"), || !read().is_empty());
-    let report = read()[0].field("report").expect("a report");
-    serde_json::from_str(&report).expect("JSON")
-}
-
 fn assert_reported(server: &RedisServer, name: &str) {
     let report = reported(server, name);
     let threads = report["threads"].as_array().cloned().unwrap_or_default();
     assert_eq!(threads.len(), 2, "{name}: {report:#}");
-    let functions: Vec<&str> = threads[0]["frames"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|frame| frame["function"].as_str())
-        .collect();
-    assert_eq!(
-        functions.get(..2),
-        Some(&["inner", "main"][..]),
-        "{name}: {report:#}"
-    );
+    crashes::assert_top(&report, &["inner", "main"]);
     assert_eq!(threads[0]["frames"][0]["line"], 8, "{name}: {report:#}");
 }
 
@@ -166,8 +147,7 @@ fn other_users_without_the_capability_to_trace_them() {
         "--bounding-set=-sys_ptrace,-sys_admin",
         "--inh-caps=-all",
     ];
-    // SAFETY: plain system call.
-    if unsafe { libc::geteuid() } != 0 || !is_possible(&before) {
+    if !is_root() || !is_possible(&before) {
         eprintln!("SKIPPED: needs root");
         return;
     }

@@ -455,7 +455,8 @@ pub const VERBS: &[Verb] = &[
         summary: "crash records on this machine: list, show, copy",
         flags: &[],
         words: Words::Own,
-        more: "ID may be shortened to its end or its beginning, and `last` is the latest.\nEach record holds a core file that gdb opens.\n",
+        more: "ID may be shortened to its end or its beginning, and `last` is the latest.\nEach record holds a core file that gdb opens.\n\
+               The running agent tells where they are; without one, or with --config, the configuration does.\n",
     },
     Verb {
         name: Name::Shutdown,

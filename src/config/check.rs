@@ -24,6 +24,8 @@ use super::{crash, single, units};
 use crate::nearest::nearest;
 use crate::service::ServiceName;
 
+/// Where an agent keeps what must outlive it, unless told otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/agent";
 /// Where native files are included from when `[agent] include` does not say.
 pub const DEFAULT_INCLUDE: &str = "services.d/*.toml";
 
@@ -218,7 +220,7 @@ fn agent(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) -> Agen
     let shutdown = fields.duration(cx, "shutdown_timeout", Duration::ZERO);
     Agent {
         board: board.unwrap_or_default(),
-        state_dir: over(&environment.state_dir, state_dir, "/var/lib/agent"),
+        state_dir: over(&environment.state_dir, state_dir, DEFAULT_STATE),
         runtime_dir: over(&environment.runtime_dir, runtime_dir, "/run/agent"),
         shutdown_timeout: shutdown.unwrap_or(Duration::from_secs(30)),
         main: None,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::begin::Program;
 use super::check;
+pub use super::check::DEFAULT_STATE;
 use super::diagnose::{Diagnostic, Diagnostics, Layout, Origin, Place, Severity, Sources};
 use super::file::{self, MAX_BYTES, Syntax, Table, Value};
 pub use super::survey::survey;

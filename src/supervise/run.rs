@@ -97,6 +97,7 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         own: Own {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             since: now,
+            state_dir: config.agent.state_dir.clone(),
         },
         fleet,
         orders,
@@ -391,7 +392,7 @@ impl Shell {
                 let sink = self.sink.borrow().clone();
                 let document = {
                     let health = self.health.borrow();
-                    status::document(&self.fleet, self.own, &sink, &health, &services, now)
+                    status::document(&self.fleet, &self.own, &sink, &health, &services, now)
                 };
                 match document.map(|document| self.with_crash_ids(document)) {
                     Ok(document) if pss => {

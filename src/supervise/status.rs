@@ -3,6 +3,7 @@
 //! CONTRACTS section 8 (`agent status --json`) and 6.4 (`agent --probe`). The truth about
 //! services is the fleet's; what costs a look at /proc or at Redis comes from the gauges.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -13,10 +14,11 @@ use crate::request::ProbeAnswer;
 use crate::service::{Exit, Pid};
 
 /// What the agent knows of itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Own {
     pub pid: Pid,
     pub since: Instant,
+    pub state_dir: PathBuf,
 }
 
 /// The document, with the named services only; with all where none is named.
@@ -25,7 +27,7 @@ pub struct Own {
 /// A name that no service has.
 pub fn document(
     fleet: &Fleet,
-    own: Own,
+    own: &Own,
     sink: &SinkGauge,
     health: &HealthGauge,
     names: &[String],
@@ -55,6 +57,7 @@ pub fn document(
             "version": env!("CARGO_PKG_VERSION"),
             "pid": own.pid,
             "uptime_ms": millis(own.since, now),
+            "state_dir": own.state_dir.to_string_lossy(),
             "redis": {
                 "state": sink.state,
                 "spooled_lines": sink.spooled_lines,
@@ -293,12 +296,17 @@ mod tests {
         let now = Instant::now();
         let mut fleet = fleet(now);
         spawned(&mut fleet, 0, now);
-        let own = Own { pid: 1, since: now };
+        let own = Own {
+            pid: 1,
+            since: now,
+            state_dir: "/x".into(),
+        };
         let later = now + Duration::from_millis(1500);
         let (sink, health) = (SinkGauge::default(), HealthGauge::default());
         let names = ["main".to_owned()];
-        let document = document(&fleet, own, &sink, &health, &names, later).expect("known");
+        let document = document(&fleet, &own, &sink, &health, &names, later).expect("known");
         assert_eq!(document["agent"]["uptime_ms"], 1500);
+        assert_eq!(document["agent"]["state_dir"], "/x");
         let service = &document["services"][0];
         assert_eq!(service["name"], "main");
         assert_eq!(service["state"], "ready");

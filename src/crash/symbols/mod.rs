@@ -177,6 +177,12 @@ impl<'a> Module<'a> {
             .unwrap_or(self.bias)
     }
 
+    /// How far an address is from [`Module::start`], as reports write it. For what is loaded where it was linked
+    /// (a program that is not position-independent) that is not the link-time address.
+    pub fn offset(&self, address: u64) -> String {
+        format!("{:#x}", address.wrapping_sub(self.start()))
+    }
+
     pub fn end(&self) -> u64 {
         self.ranges.iter().map(|r| r.end).max().unwrap_or(self.bias)
     }

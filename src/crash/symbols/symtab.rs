@@ -8,6 +8,7 @@ use crate::crash::le;
 
 const SYMBOL_SIZE: usize = 24;
 const STT_NOTYPE: u8 = 0;
+const STT_OBJECT: u8 = 1;
 const STT_FUNC: u8 = 2;
 const STT_GNU_IFUNC: u8 = 10;
 /// A symbol without a size (hand-written assembly) is believed for code this far behind it.
@@ -200,7 +201,10 @@ fn candidate(entry: &[u8; SYMBOL_SIZE], address: u64) -> Option<(Rank, usize, u6
         return None;
     }
     let kind = entry[4] & 0xf;
-    if !matches!(kind, STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC) {
+    // Who jumped into data is best told whose data it is.
+    let is_data = contains && kind == STT_OBJECT;
+    let is_function = matches!(kind, STT_FUNC | STT_GNU_IFUNC);
+    if !is_data && !is_function && kind != STT_NOTYPE {
         return None;
     }
     let binding = match entry[4] >> 4 {
@@ -211,7 +215,7 @@ fn candidate(entry: &[u8; SYMBOL_SIZE], address: u64) -> Option<(Rank, usize, u6
     let rank = Rank {
         contains,
         start,
-        function: kind != STT_NOTYPE,
+        function: is_function,
         binding,
     };
     Some((rank, le::u32_at(entry, 0)? as usize, start, size))
@@ -236,12 +240,13 @@ mod tests {
 
     #[test]
     fn the_containing_function_wins() {
-        let strings = b"\0outer\0inner\0label\0$x\0";
+        let strings = b"\0outer\0inner\0label\0$x\0datum\0";
         let symbols: Vec<u8> = [
             symbol(1, 0x12, 0x1000, 0x100),
             symbol(7, 0x02, 0x1040, 0x10),
             symbol(13, 0x00, 0x2000, 0),
             symbol(19, 0x00, 0x2004, 0),
+            symbol(22, 0x11, 0x2020, 0x10),
         ]
         .concat();
         let tables = [Table {
@@ -254,6 +259,8 @@ mod tests {
         assert_eq!(name(0x1050), Some(&b"outer"[..]));
         assert_eq!(name(0x1100), None);
         assert_eq!(name(0x2008), Some(&b"label"[..]));
+        assert_eq!(name(0x202f), Some(&b"datum"[..]));
+        assert_eq!(name(0x2030), Some(&b"label"[..]));
         assert_eq!(name(0x9_0000), None);
         assert_eq!(by_name(&tables, b"inner").map(|s| s.address), Some(0x1040));
         assert_eq!(by_name(&tables, b"inne"), None);
