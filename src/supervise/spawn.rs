@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::OptionalActions;
 
 use super::cgroup::Place;
-use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
+use super::child::{self, Born, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
 use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
@@ -107,6 +107,7 @@ pub fn launch_traced(
         stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
         stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
         report: report_child.as_raw_fd(),
+        group: place.and_then(Place::group),
         group_doors: place.map(Place::doors).unwrap_or_default(),
     };
     let nothing = Handed::default();
@@ -177,6 +178,7 @@ pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipe
         stdout: stdout_child.as_raw_fd(),
         stderr: stderr_child.as_raw_fd(),
         report: report_child.as_raw_fd(),
+        group: None,
         group_doors: Vec::new(),
     };
     let program = prepare_helper(inherited, helper, &ends)?;
@@ -293,10 +295,16 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
     // the child still shares.
     mask(&raw const all, &raw mut before);
     // SAFETY: the child calls nothing but `become_program`, which is async-signal-safe.
-    let pid = unsafe { libc::fork() };
+    let (pid, born) = unsafe {
+        match program.group.map(|group| clone_into(group.folder)) {
+            Some(pid @ 0..) => (pid, Born::InItsGroup),
+            // Before Linux 5.7, where a filter knows no clone3, and where the group is full.
+            Some(_) | None => (libc::fork(), Born::BesideUs),
+        }
+    };
     if pid == 0 {
         // SAFETY: this is the child of a fork and every signal is blocked.
-        unsafe { child::become_program(program) }
+        unsafe { child::become_program(program, born) }
     }
     let error = io::Error::last_os_error();
     mask(&raw const before, std::ptr::null_mut());
@@ -304,6 +312,28 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
         return Err(failed_io("forking", &error));
     }
     Ok(pid)
+}
+
+/// A fork whose child begins in a control group. To move there later takes a lock that every fork and exit of the
+/// machine shares, and after a quiet while a grace period of the kernel's: 10 ms and more.
+///
+/// # Safety
+/// As for a fork: the child may call only what is async-signal-safe. Unlike libc's it is in no list of libc's either.
+unsafe fn clone_into(group: RawFd) -> Pid {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // struct clone_args of clone(2), as of Linux 5.7.
+    let mut arguments = [0u64; 11];
+    arguments[0] = CLONE_INTO_CGROUP;
+    arguments[4] = libc::SIGCHLD as u64;
+    arguments[10] = group as u64;
+    // SAFETY: the caller's promise; without CLONE_VM the child has memory of its own.
+    unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            arguments.as_ptr(),
+            size_of_val(&arguments),
+        ) as Pid
+    }
 }
 
 /// `None` at end of file: exec closed the other end.
