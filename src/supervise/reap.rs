@@ -172,6 +172,8 @@ const TREE_LIMIT: Duration = Duration::from_millis(500);
 const TREE_PAUSE: Duration = Duration::from_millis(20);
 /// The same while the main process itself does not die (it hangs in the kernel).
 const STUCK_PAUSE: Duration = Duration::from_millis(500);
+/// Processes on their way to their programs at one time.
+const AT_ONCE: usize = 4;
 /// Bytes of one run's pipe: four of the kernel's.
 const PIPE_BYTES: usize = 256 * 1024;
 /// Bytes of all enlarged pipes: half of what one user may have before new ones shrink
@@ -367,6 +369,8 @@ impl Reaper {
     }
 
     fn obey(&mut self, inbox: &Sender<Event>) -> Flow {
+        // Starts that follow each other overlap: while one becomes its program, the next is forked.
+        let mut launching = VecDeque::new();
         loop {
             // Taken one by one: an order may be given while an earlier one is carried out.
             let order = self
@@ -375,6 +379,15 @@ impl Reaper {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
+            let at_once = match order {
+                Some(Order::Spawn { .. }) => AT_ONCE - 1,
+                Some(_) | None => 0,
+            };
+            while launching.len() > at_once
+                && let Some(first) = launching.pop_front()
+            {
+                self.arrive(first, inbox);
+            }
             match order {
                 None => return Flow::Go,
                 Some(Order::Quit) => return Flow::Quit,
@@ -382,7 +395,7 @@ impl Reaper {
                     run,
                     service,
                     handed,
-                }) => self.begin(run, service, handed, inbox),
+                }) => launching.extend(self.begin(run, service, handed, inbox)),
                 Some(Order::MainPid { run, pid }) => self.main_pid(run, pid),
                 Some(Order::Hung { run }) => self.hung(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),

@@ -86,18 +86,50 @@ pub fn launch(
     writers: Option<&Writers>,
     place: Option<&Place>,
 ) -> Result<Pid, SpawnFailure> {
-    launch_traced(inherited, service, what, writers, place, None).map(|(pid, _)| pid)
+    let launched = set_off(inherited, service, what, writers, place, None)?;
+    launched.arrive(service, None)
 }
 
-/// The same under a tracer; beside the process, why it could not attach (errno).
-pub fn launch_traced(
+/// A process on its way to its program.
+pub struct Launched {
+    pub pid: Pid,
+    report: OwnedFd,
+    program: Program,
+    /// Why it is not traced though it should be (errno).
+    pub untraced: Option<i32>,
+}
+
+impl Launched {
+    /// Waits until its `exec` has succeeded or failed. `tracer`: the one that it set off with.
+    ///
+    /// # Errors
+    /// As [`launch`].
+    pub fn arrive(
+        self,
+        service: &Service,
+        tracer: Option<&mut dyn Tracer>,
+    ) -> Result<Pid, SpawnFailure> {
+        if let Some(tracer) = tracer
+            && self.untraced.is_none()
+        {
+            attend_until_told(&self.report, self.pid, tracer);
+        }
+        match read_report(self.report) {
+            None => Ok(self.pid),
+            Some(failure) => Err(describe(service, &self.program, failure)),
+        }
+    }
+}
+
+/// As [`launch`], under a tracer where there is one, without the wait.
+pub fn set_off(
     inherited: &Inherited,
     service: &Service,
     what: What<'_>,
     writers: Option<&Writers>,
     place: Option<&Place>,
     tracer: Option<&mut dyn Tracer>,
-) -> Result<(Pid, Option<i32>), SpawnFailure> {
+) -> Result<Launched, SpawnFailure> {
     let (report, report_child) = pipe()?;
     let report_child =
         clear_of(report_child, what).map_err(|errno| failed("creating a pipe", errno))?;
@@ -140,15 +172,13 @@ pub fn launch_traced(
         // Before the child changes its user: afterwards that needs a privilege.
         untraced = tracer.seize(pid, service.capture.forks).err();
         let _ = rustix::io::write(&opener, &[1]);
-        if untraced.is_none() {
-            attend_until_told(&report, pid, tracer);
-        }
     }
-    drop(opener);
-    match read_report(report) {
-        None => Ok((pid, untraced)),
-        Some(failure) => Err(describe(service, &program, failure)),
-    }
+    Ok(Launched {
+        pid,
+        report,
+        program,
+        untraced,
+    })
 }
 
 /// A program of the service's that serves the agent rather than the service: `argv`, as its user, and what it says
@@ -198,7 +228,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
 }
 
 /// A traced child that stops before its `exec` (a program that the kernel cannot load dies of SIGSEGV there) would
-/// wait for us, and we for its report.
+/// wait for us, and we for its report. Where it has stopped right after its `exec` already, it is let go at once.
 fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
     const LOOK: rustix::event::Timespec = rustix::event::Timespec {
         tv_sec: 0,
@@ -207,24 +237,27 @@ fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
     loop {
         let mut told = [PollFd::new(report, PollFlags::IN)];
         match poll(&mut told, Some(&LOOK)) {
-            Ok(0) => {}
-            Err(Errno::INTR) => continue,
-            Ok(_) | Err(_) => return,
+            Ok(0) => attend(pid, tracer),
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return attend(pid, tracer),
         }
-        // Only a stop is taken: its end is the reaper's.
-        // SAFETY: plain data, valid when zeroed, which the call writes.
-        let status = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
-            let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
-            if done != 0 || info.si_pid() == 0 {
-                continue;
-            }
-            info.si_status()
-        };
-        // Nothing is copied here: there is no program yet. As wait4(2) would have told it.
-        let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
     }
+}
+
+/// Only a stop is taken: its end is the reaper's.
+fn attend(pid: Pid, tracer: &mut dyn Tracer) {
+    // SAFETY: plain data, valid when zeroed, which the call writes.
+    let status = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+        let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
+        if done != 0 || info.si_pid() == 0 {
+            return;
+        }
+        info.si_status()
+    };
+    // Nothing is copied here: its program has not begun. As wait4(2) would have told it.
+    let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
 }
 
 /// Beyond the number that the service's own descriptor shall have. The first one is closed:
