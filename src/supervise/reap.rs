@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,9 @@ pub struct Orders {
 struct Shared {
     queue: Mutex<VecDeque<Order>>,
     bell: OwnedFd,
+    /// Signs of life asked of the main thread, and what it had heard of them when it last looked.
+    asked: AtomicU64,
+    shown: AtomicU64,
 }
 
 impl Orders {
@@ -83,6 +87,21 @@ impl Orders {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push_back(order);
+        self.ring();
+    }
+
+    /// Whether the main thread has come round since this was last asked; it is asked for the next time.
+    pub fn comes_round(&self) -> bool {
+        let Shared { asked, shown, .. } = &*self.shared;
+        let alive = shown.load(Ordering::Acquire) == asked.load(Ordering::Acquire);
+        if alive {
+            asked.fetch_add(1, Ordering::AcqRel);
+        }
+        self.ring();
+        alive
+    }
+
+    fn ring(&self) {
         // The counter only fills up when it is rung 2^64 times unheard.
         let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
     }
@@ -191,6 +210,8 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
     let shared = Arc::new(Shared {
         queue: Mutex::new(VecDeque::new()),
         bell,
+        asked: AtomicU64::new(0),
+        shown: AtomicU64::new(0),
     });
     let (sigchld, rung_by_handler) = UnixStream::pair()?;
     sigchld.set_nonblocking(true)?;
@@ -262,6 +283,8 @@ impl Reaper {
             self.end_trees(&inbox);
             self.tasks.look(self.own_pid);
             self.end_slow_helpers();
+            let Shared { asked, shown, .. } = &*self.shared;
+            shown.store(asked.load(Ordering::Acquire), Ordering::Release);
         }
         self.kill_everything();
     }

@@ -507,7 +507,7 @@ impl Shell {
                 fleet::Out::End(end) => code = Some(end),
             }
         }
-        self.notify.tell(&self.fleet);
+        self.notify.tell(&self.fleet, || self.orders.comes_round());
         code
     }
 
