@@ -296,9 +296,10 @@ impl House {
             },
         ));
         let health_words = words.clone();
+        let asker = sink::ask::asker(settings.sink.redis.clone());
         let means = Means {
             inbox: inbox.clone(),
-            redis: Some(sink::ask::asker(settings.sink.redis.clone())),
+            redis: Some(asker.clone()),
             key_prefix: settings.sink.redis.key_prefix.clone(),
         };
         let health = tokio::spawn(async move {
@@ -348,6 +349,7 @@ impl House {
         let mut gauge = sink_seen.clone();
         let mut told = self.guise.told;
         let hands = Hands {
+            redis: asker,
             manner: self.guise.manner,
             inbox: self.inbox,
             orders: self.orders,

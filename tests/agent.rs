@@ -372,6 +372,77 @@ fn under_a_manager_an_agent_waits_for_its_first_service() {
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
 
+/// The thread that talks to the manager lives, answers, and does not speak for the one that starts and reaps.
+#[test]
+fn a_main_thread_that_hangs_is_not_vouched_for() {
+    let folder = Scratch::new("vouch");
+    let one = "[service.one]\nexecutable = \"sleep\"\nargs = [\"1000\"]\n";
+    let config = folder.file("agent.toml", &format!("{}{one}", head(&folder, None)));
+    let name = folder.join("manager.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&name).expect("a new socket");
+    let log = folder.join("log");
+    let mut command = std::process::Command::new(AGENT);
+    command
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &name)
+        .env("WATCHDOG_USEC", "400000")
+        .stderr(std::fs::File::create(&log).expect("a log"));
+    agent::die_with_parent(&mut command);
+    let mut child = command.spawn().expect("the agent starts");
+    let hear = |limit: Duration| {
+        manager.set_read_timeout(Some(limit)).expect("a timeout");
+        let mut message = [0; 4096];
+        let length = manager.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
+    };
+    let fed = || {
+        while let Some(message) = hear(Duration::from_secs(20)) {
+            if message.contains("WATCHDOG=1\n") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(fed() && fed(), "it is fed while all is well");
+    let main = child.id() as i32;
+    let ptrace = |request: libc::c_uint| {
+        // SAFETY: no memory is touched; a child of ours.
+        let done = unsafe { libc::ptrace(request as _, main, 0, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    // Of all threads only this one stands still.
+    ptrace(libc::PTRACE_SEIZE as libc::c_uint);
+    ptrace(libc::PTRACE_INTERRUPT as libc::c_uint);
+    let mut status = 0;
+    // SAFETY: writes the status.
+    let stopped = unsafe { libc::waitpid(main, &mut status, libc::__WALL) };
+    assert!(stopped == main && libc::WIFSTOPPED(status));
+    eventually("it is noticed", || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("the watchdog is not fed"))
+    });
+    while hear(Duration::from_millis(1)).is_some() {}
+    let answer = std::process::Command::new(AGENT)
+        .args(["status", "--json"])
+        .env("AGENT_SOCKET", folder.join("agent.sock"))
+        .output()
+        .expect("the client runs");
+    assert!(answer.status.success(), "the other thread lives");
+    while let Some(message) = hear(Duration::from_secs(1)) {
+        assert!(!message.contains("WATCHDOG=1"), "{message}");
+    }
+    ptrace(libc::PTRACE_DETACH as libc::c_uint);
+    assert!(fed(), "it is fed again");
+    // SAFETY: plain system call, of a child that we own.
+    unsafe { libc::kill(main, libc::SIGTERM) };
+    let mut status = None;
+    eventually("it ends", || {
+        status = child.try_wait().expect("a child of ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
 #[test]
 fn what_cannot_start_says_why_and_the_rest_runs() {
     let server = RedisServer::start(&[]);

@@ -205,6 +205,7 @@ fn supervise(
         replies,
         sink,
         health,
+        redis: std::sync::Arc::new(|_| Box::pin(async { Err("there is none".to_owned()) })),
         reload: Box::new(|| {
             let path = std::env::var("SUPERVISE_RELOAD").map_err(|e| e.to_string())?;
             let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
