@@ -33,6 +33,8 @@ pub enum Feed {
         awaited: Option<regex_lite::Regex>,
         at_ms: u64,
     },
+    /// A reload changed how much the run's streams keep.
+    Trim { run: RunId, streams: Arc<Streams> },
     /// Its main process ended: drain, then the end marker, then the event `Drained`.
     End { run: RunId, exit: Exit },
     /// A run that never had a process: both markers at once, then `Drained`.

@@ -573,6 +573,44 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(agent.stop().code(), Some(0));
 }
 
+/// How much a stream keeps is no reason to start anything again: it holds for the run that lives.
+#[test]
+fn a_reload_trims_live() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("trims");
+    let go = folder.join("go");
+    let script = format!(
+        "for i in $(seq 40); do echo early $i; done; until [ -e {} ]; do sleep 0.02; done; \
+         for i in $(seq 40); do echo late $i; done; exec sleep 1000",
+        go.display()
+    );
+    let base = head(&folder, Some(&server));
+    let with = |keep: &str| format!("{base}{}", sh("talks", &script, keep));
+    let mut agent = Agent::start_beside(&folder, &with(""));
+    let count = || info(&server, "talks").len();
+    eventually("all is there", || count() == 41);
+    let pid = agent.service("talks")["pid"].clone();
+    folder.file(
+        "agent.toml",
+        &with("stream = { max_len = 7, exact = true }"),
+    );
+    let said = agent.ask(&["reload"]);
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(text.contains("updated: talks\n"), "{text}");
+    std::fs::write(&go, "").expect("written");
+    eventually("seven are left", || {
+        let entries = info(&server, "talks");
+        entries
+            .last()
+            .is_some_and(|last| last.message() == "late 40")
+            && entries.len() == 7
+    });
+    let service = agent.service("talks");
+    assert_eq!(service["pid"], pid, "the same process");
+    assert_eq!(service["lines"], 80, "counted on");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
 #[test]
 fn what_a_helper_still_has_to_say_belongs_to_the_run() {
     let server = RedisServer::start(&[]);

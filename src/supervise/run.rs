@@ -588,6 +588,7 @@ impl Shell {
                 self.happened(id, "error", &entry);
                 self.say(entry);
             }
+            Out::Trimmed(run) => self.feed.send(Feed::Trim { run, streams }),
             Out::Ended(run, exit) => {
                 self.watches.over(run);
                 self.feed.send(Feed::End { run, exit });

@@ -264,6 +264,7 @@ fn be_logs(mut feeds: tokio::sync::mpsc::Receiver<Feed>, inbox: &tokio::sync::mp
                 let (inbox, ended) = (inbox.clone(), Arc::clone(&ended));
                 std::thread::spawn(move || read_run(run, pipes, &ended, &inbox));
             }
+            Feed::Trim { .. } => {}
             Feed::End { run, .. } => ended.lock().expect("no panic").push(run),
             Feed::NeverRan { run, exit, .. } => {
                 say(&format!("never ran {}", exit.code()));
