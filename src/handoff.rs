@@ -254,6 +254,20 @@ impl State {
             State::Done => "done",
         }
     }
+
+    /// What follows "it is" in a sentence.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            State::Backoff => "backing off",
+            State::Waiting
+            | State::Starting
+            | State::Ready
+            | State::Stopping
+            | State::Stopped
+            | State::Failed
+            | State::Done => self.as_str(),
+        }
+    }
 }
 
 /// logs → health: what markers in a service's lines said about its pools.

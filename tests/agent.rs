@@ -596,7 +596,7 @@ fn a_reload_trims_live() {
     );
     let said = agent.ask(&["reload"]);
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(text.contains("updated: talks\n"), "{text}");
+    assert_eq!(text, "updated: talks\n");
     std::fs::write(&go, "").expect("written");
     eventually("seven are left", || {
         let entries = info(&server, "talks");
@@ -608,6 +608,31 @@ fn a_reload_trims_live() {
     let service = agent.service("talks");
     assert_eq!(service["pid"], pid, "the same process");
     assert_eq!(service["lines"], 80, "counted on");
+    // Nothing is said about what is not there.
+    let said = agent.ask(&["reload"]);
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "no changes\n");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// Who does not wait for it is told that it goes on.
+#[test]
+fn a_start_that_takes_longer_than_one_waits() {
+    let mut agent = Agent::start(
+        None,
+        &sh("slow", "sleep 1000", "ready = { tcp = \"127.0.0.1:1\" }"),
+    );
+    agent.wait_for("slow", "starting");
+    let waited = agent.ask(&["start", "slow", "--timeout", "200ms"]);
+    assert_eq!(waited.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&waited.stderr).into_owned();
+    assert!(
+        text.starts_with("agent: not done within 200 ms: the agent goes on"),
+        "{text}"
+    );
+    assert!(agent.ask(&["stop", "slow"]).status.success());
+    let status = agent.ask(&["status"]).stdout;
+    let status = String::from_utf8_lossy(&status).into_owned();
+    assert!(!status.contains("0ms"), "no process has no age: {status}");
     assert_eq!(agent.stop().code(), Some(0));
 }
 
