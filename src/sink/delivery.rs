@@ -96,6 +96,17 @@ struct Refused {
     keeps_claim: bool,
 }
 
+impl Refused {
+    /// The entry itself, as it waits for its next turn.
+    fn of(self, parcel: &Parcel) -> Parcel {
+        let one = parcel.part(self.entry..self.entry + 1);
+        match self.keeps_claim {
+            true => one,
+            false => one.disclaimed(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Delivery {
     pub backlog: Backlog,
@@ -194,16 +205,23 @@ impl Delivery {
         }
     }
 
-    /// What is in flight of one stream, without what is answered.
+    /// What is in flight of one stream, without what is answered; what was refused waits
+    /// until the rest of its parcel is answered too.
     fn flying(&self, index: usize) -> impl Iterator<Item = Parcel> + '_ {
         self.flights
             .iter()
             .filter(move |flight| flight.stream == index)
             .filter_map(|flight| match &flight.ask {
                 Ask::Add {
-                    parcel, answered, ..
-                } => Some(parcel.part(*answered..parcel.len())),
+                    parcel,
+                    answered,
+                    refused,
+                } => Some((parcel, *answered, refused)),
                 Ask::Info | Ask::Range | Ask::Ping => None,
+            })
+            .flat_map(|(parcel, answered, refused)| {
+                let refused = refused.iter().map(|refused| refused.of(parcel));
+                refused.chain(std::iter::once(parcel.part(answered..parcel.len())))
             })
     }
 
@@ -242,14 +260,34 @@ impl Delivery {
     }
 
     pub fn is_flying(&self, index: usize) -> bool {
-        self.flying(index).next().is_some()
+        self.flights
+            .iter()
+            .any(|flight| flight.stream == index && matches!(flight.ask, Ask::Add { .. }))
+    }
+
+    fn lowest_flying(&self, index: usize) -> Option<u64> {
+        self.flights
+            .iter()
+            .filter(|flight| flight.stream == index)
+            .filter_map(|flight| match &flight.ask {
+                Ask::Add {
+                    parcel,
+                    answered,
+                    refused,
+                } => {
+                    let entry = refused.first().map_or(*answered, |refused| refused.entry);
+                    Some(parcel.order() + entry as u64)
+                }
+                Ask::Info | Ask::Range | Ask::Ping => None,
+            })
+            .min()
     }
 
     /// Below which orders everything is done, where the journal does not know it.
     pub fn floors(&mut self) -> Vec<(Tag, u64)> {
         let mut floors = Vec::new();
         for index in 0..self.backlog.view().len() {
-            let flying = self.flying(index).map(|parcel| parcel.order()).min();
+            let flying = self.lowest_flying(index);
             let Some(stream) = self.backlog.streams().get_mut(index) else {
                 continue;
             };
@@ -415,6 +453,12 @@ impl Delivery {
         if !stream.is_ready() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
             return None;
         }
+        if stream.wants_claims() || stream.lacks_claim() {
+            let claims = stream.claim_ahead();
+            if !claims.is_empty() {
+                self.claims.push((index, claims));
+            }
+        }
         let (ask, sent) = match stream.ids {
             Ids::Asking | Ids::Verifying { .. } => return None,
             Ids::Unknown => {
@@ -422,13 +466,7 @@ impl Delivery {
                 command(out, &[b"XINFO", b"STREAM", stream.key.as_bytes()]);
                 (Ask::Info, 0)
             }
-            Ids::Ours { .. } if stream.lacks_claim() => {
-                let claims = stream.claim_ahead();
-                if !claims.is_empty() {
-                    self.claims.push((index, claims));
-                }
-                return None;
-            }
+            Ids::Ours { .. } if stream.lacks_claim() => return None,
             Ids::Ours { .. } | Ids::Servers => {
                 let mut room = entries;
                 if let Some(stuck) = &mut stream.stuck {
@@ -543,19 +581,17 @@ impl Delivery {
     ) {
         let mut refused = refused.iter().peekable();
         for entry in 0..answered {
-            let one = parcel.part(entry..entry + 1);
             match refused.next_if(|refused| refused.entry == entry) {
-                None => match heard {
-                    Some(heard) => self.backlog.acknowledged(index, one, heard),
-                    None => self.backlog.release(&one),
-                },
+                None => {
+                    let one = parcel.part(entry..entry + 1);
+                    match heard {
+                        Some(heard) => self.backlog.acknowledged(index, one, heard),
+                        None => self.backlog.release(&one),
+                    }
+                }
                 Some(refused) => {
                     if let Some(stream) = self.backlog.streams().get_mut(index) {
-                        stream.put_back(if refused.keeps_claim {
-                            one
-                        } else {
-                            one.disclaimed()
-                        });
+                        stream.put_back(refused.of(parcel));
                     }
                 }
             }

@@ -173,11 +173,12 @@ impl Desk {
         self.spool.step(now, ending, delivery, &mut orders);
         if let Some(note) = delivery.backlog.runs.note() {
             match self.told {
-                Some(_) => orders.push(Order::Runs(note)),
+                Some(_) if !self.spool.is_silent() => orders.push(Order::Runs(note)),
                 // There is nobody to note it.
-                None => delivery.backlog.runs_noted(note.number),
+                Some(_) | None => delivery.backlog.runs_noted(note.number),
             }
         }
+        self.spool.asked(&orders);
         self.unsent.extend(orders);
         self.send();
         for notice in self.spool.notices() {

@@ -1,6 +1,7 @@
 //! orders → files under `<state_dir>/spool`, on a thread of its own.
 //!
-//! What is written is in the page cache when it is answered, and on the disk a second later.
+//! What is written is in the page cache when it is answered, and on the disk a second later;
+//! IDs that are about to be used are on the disk when that is answered.
 //! Everything is appended to segments ([`super::segment`]); what is in them is known to the
 //! [`Ledger`], which says when one may go. Beside them stand three small files, each replaced
 //! as a whole: `id` (our name for the counters' fence), `counts`, `runs`.
@@ -190,7 +191,8 @@ impl Journal {
         let mut file = create(&fresh)?;
         file.write_all(bytes)?;
         file.sync_data()?;
-        fs::rename(&fresh, &path)
+        fs::rename(&fresh, &path)?;
+        self.sync_folder()
     }
 
     /// Notes which runs are open: survives us at once, and a power loss in a second. Until
@@ -211,7 +213,8 @@ impl Journal {
             Some(file) => {
                 file.sync_data()?;
                 let unsynced = self.settings.folder.join(UNSYNCED_RUNS);
-                fs::rename(unsynced, self.settings.folder.join("runs"))
+                fs::rename(unsynced, self.settings.folder.join("runs"))?;
+                self.sync_folder()
             }
             None => Ok(()),
         }
@@ -376,12 +379,21 @@ impl Journal {
         self.sync();
     }
 
+    fn sync_head(&self) -> io::Result<()> {
+        match &self.head {
+            Some(head) => head.file.sync_data(),
+            None => Ok(()),
+        }
+    }
+
+    /// A file's name is as safe as its folder is, not as its bytes are.
+    fn sync_folder(&self) -> io::Result<()> {
+        File::open(&self.settings.folder)?.sync_all()
+    }
+
     fn sync(&mut self) {
         self.dirty = None;
-        let head = self
-            .head
-            .as_ref()
-            .map_or(Ok(()), |head| head.file.sync_data());
+        let head = self.sync_head();
         if let Err(error) = head.and(self.sync_runs()) {
             tracing::warn!("the journal does not reach the disk: {error}");
         }
@@ -435,11 +447,8 @@ impl Journal {
         let mut bytes = Vec::new();
         let mut extents = Vec::new();
         for Shelved { tag, parcel, .. } in parcels {
-            let start = bytes.len();
-            segment::parcel(&mut bytes, *tag, parcel);
-            let length = (bytes.len() - start) as u64;
             let count = parcel.len() as u64;
-            extents.push((*tag, extent(parcel.order(), count, length, parcel.at_ms())));
+            // First: an end that a power loss tore off must not take only the claim.
             if let Some(id) = parcel.claim() {
                 let claim = Claim {
                     tag: *tag,
@@ -450,6 +459,10 @@ impl Journal {
                 segment::claim(&mut bytes, &claim);
                 self.remember(&claim);
             }
+            let start = bytes.len();
+            segment::parcel(&mut bytes, *tag, parcel);
+            let length = (bytes.len() - start) as u64;
+            extents.push((*tag, extent(parcel.order(), count, length, parcel.at_ms())));
         }
         match self.make_room(bytes.len() as u64, drops) {
             Outcome::Written => {}
@@ -468,13 +481,15 @@ impl Journal {
         claims.add(claim.order, claim.count, claim.id);
     }
 
+    /// On the disk when it is answered: what is sent next may reach a Redis that outlives a
+    /// power loss of this machine.
     fn claim(&mut self, claims: &[Claim]) -> Outcome {
         let mut bytes = Vec::new();
         for claim in claims {
             segment::claim(&mut bytes, claim);
             self.remember(claim);
         }
-        match self.write(&[], &bytes) {
+        match self.write(&[], &bytes).and_then(|()| self.sync_head()) {
             Ok(()) => Outcome::Written,
             Err(error) => Outcome::Failed(error.to_string()),
         }
@@ -565,7 +580,7 @@ impl Journal {
         let number = self.number;
         let path = self.path(number);
         let mut file = create(&path)?;
-        if let Err(error) = file.write_all(&bytes) {
+        if let Err(error) = file.write_all(&bytes).and_then(|()| self.sync_folder()) {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
@@ -671,7 +686,7 @@ impl Journal {
             self.ledger.wrote(number, tag, extent);
         }
         self.ledger.resized(number, kept.len() as u64);
-        Ok(())
+        self.sync_folder()
     }
 
     /// The entries of a stream from an order on, of one segment at most.

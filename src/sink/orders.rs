@@ -26,6 +26,16 @@ pub enum Order {
     Counts(Vec<u8>),
 }
 
+impl Order {
+    /// By `Told`.
+    pub fn is_answered(&self) -> bool {
+        match self {
+            Order::Append(_) | Order::Claim(_) | Order::Read { .. } | Order::Runs(_) => true,
+            Order::Done(_) | Order::Counts(_) => false,
+        }
+    }
+}
+
 /// A parcel on its way to the disk.
 #[derive(Debug)]
 pub struct Shelved {

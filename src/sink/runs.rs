@@ -121,6 +121,11 @@ impl Runs {
         open
     }
 
+    /// The last notes may not stand.
+    pub fn note_again(&mut self) {
+        self.changed = true;
+    }
+
     /// What to note, where that has changed.
     pub fn note(&mut self) -> Option<Note> {
         if !std::mem::take(&mut self.changed) {

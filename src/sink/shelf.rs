@@ -18,8 +18,10 @@ use super::segment::{Claim, Tag};
 use super::stream::{Doubt, Ids, Parcel, Stream};
 
 /// Entries whose IDs are told to the journal at once: a few milliseconds of sending for one
-/// round trip to its thread.
-const CLAIMED_AHEAD: u64 = 8192;
+/// `fsync`.
+const CLAIMED_AHEAD: u64 = 16_384;
+/// Fewer than these left, and the next are told meanwhile.
+const CLAIMED_LOW: u64 = CLAIMED_AHEAD / 2;
 
 #[derive(Debug, Default)]
 pub struct Shelf {
@@ -36,6 +38,8 @@ pub struct Shelf {
     /// Unix milliseconds of their reading.
     pub away_ms: Range<u64>,
     pub loading: bool,
+    /// The disk does not give back what is away: what is in memory does not wait for it.
+    pub passed_by: bool,
     /// The journal is being told the IDs of what is below.
     pub claiming: Option<u64>,
     /// It knows the IDs of what is below and has one.
@@ -44,6 +48,20 @@ pub struct Shelf {
     pub told: u64,
     /// A run began here that the disk does not know of yet.
     pub unnoted: Option<Unnoted>,
+}
+
+impl Shelf {
+    /// Nothing has to be read back first.
+    fn is_before_away(&self, order: u64) -> bool {
+        self.away.is_empty() || self.passed_by || order < self.away.start
+    }
+
+    /// Nothing is away any more.
+    fn emptied(&mut self) {
+        self.away = 0..0;
+        self.away_since = None;
+        self.passed_by = false;
+    }
 }
 
 /// From this order on nothing is sent until this note is taken ([`super::runs`]).
@@ -78,7 +96,7 @@ impl Stream {
     }
 
     fn is_before_away(&self, parcel: &Parcel) -> bool {
-        self.shelf.away.is_empty() || parcel.order() < self.shelf.away.start
+        self.shelf.is_before_away(parcel.order())
     }
 
     /// The journal has to know the next parcel's ID first.
@@ -88,6 +106,21 @@ impl Stream {
                 oldest.order() < self.shelf.upto
                     && !oldest.in_doubt()
                     && (oldest.claim().is_none() || oldest.order() >= self.shelf.cleared)
+            })
+    }
+
+    /// Soon it has to know more: the disk takes its time, and what it knows is sent meanwhile.
+    pub fn wants_claims(&self) -> bool {
+        let shelf = &self.shelf;
+        let Some(oldest) = self.oldest() else {
+            return false;
+        };
+        shelf.cleared < shelf.upto
+            && matches!(self.ids, Ids::Ours { .. })
+            && shelf.claiming.is_none()
+            && oldest.order() + CLAIMED_LOW > shelf.cleared
+            && self.parcels_from(shelf.cleared).next().is_some_and(|next| {
+                next.order() < shelf.upto && !next.in_doubt() && self.is_before_away(next)
             })
     }
 
@@ -102,14 +135,17 @@ impl Stream {
         };
         let mut count = 0;
         let mut until = 0;
-        let upto = self.shelf.upto;
-        let away = self.shelf.away.clone();
+        let (upto, cleared) = (self.shelf.upto, self.shelf.cleared);
+        let before_away = match self.shelf.is_before_away(u64::MAX) {
+            true => u64::MAX,
+            false => self.shelf.away.start,
+        };
         for parcel in self.parcels_mut() {
-            let before_away = away.is_empty() || parcel.order() < away.start;
-            if parcel.order() >= upto || !before_away || count >= CLAIMED_AHEAD {
+            if parcel.order() >= upto.min(before_away) || count >= CLAIMED_AHEAD {
                 break;
             }
-            if parcel.in_doubt() {
+            let known = parcel.claim().is_some() && parcel.order() < cleared;
+            if parcel.in_doubt() || known {
                 let end = parcel.len().saturating_sub(1);
                 last = last.max(parcel.claim().map_or(last, |first| first.nth(end)));
                 continue;
@@ -154,11 +190,17 @@ impl Stream {
         }
     }
 
+    /// What is away is sent when it is back; what is in memory does not wait for it.
+    pub fn pass_away_by(&mut self) {
+        self.shelf.passed_by = !self.shelf.away.is_empty();
+    }
+
     /// Bytes in memory that come before what is away.
     pub fn head_bytes(&self, enough: usize) -> usize {
+        let away = &self.shelf.away;
         let mut bytes = 0;
         for parcel in self.parcels() {
-            if bytes >= enough || !self.is_before_away(parcel) {
+            if bytes >= enough || !(away.is_empty() || parcel.order() < away.start) {
                 break;
             }
             bytes += parcel.cost();
@@ -169,6 +211,10 @@ impl Stream {
     /// Lets go of what the journal holds too, but for about `keep` bytes of the oldest.
     /// Returns the bytes of memory that are free now.
     pub fn put_away(&mut self, keep: usize, now: Instant) -> usize {
+        // What is away and what is in memory do not touch: something was sent between them.
+        if self.shelf.passed_by {
+            return 0;
+        }
         let (start, place) = if self.shelf.away.is_empty() {
             let mut kept = 0;
             let place = self
@@ -248,8 +294,7 @@ impl Stream {
         let mut missing = 0;
         if start >= away.end {
             missing = std::mem::take(&mut self.shelf.away_entries);
-            self.shelf.away = 0..0;
-            self.shelf.away_since = None;
+            self.shelf.emptied();
         } else {
             self.shelf.away.start = start;
         }
@@ -269,8 +314,7 @@ impl Stream {
         if shelf.away.is_empty() {
             // Gaps between two outages are no entries.
             let rest = std::mem::take(&mut shelf.away_entries);
-            shelf.away = 0..0;
-            shelf.away_since = None;
+            shelf.emptied();
             return count + rest;
         }
         count

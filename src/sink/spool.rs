@@ -21,15 +21,19 @@ const AGE: Duration = Duration::from_millis(600);
 const TICK: Duration = Duration::from_millis(200);
 /// Between two attempts on a disk that refuses.
 const BROKEN: Duration = Duration::from_secs(30);
+/// A disk that has not answered for so long is not waited for any more: longer than a flash
+/// card's worst pause.
+pub const SILENCE: Duration = Duration::from_secs(10);
 /// How long readers are held up for the disk before lines are dropped.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of one append, about.
 const APPEND: usize = 2 << 20;
-/// A head shorter than this is filled from the disk.
-const SHORT: usize = 128 << 10;
+/// A head shorter than this is filled from the disk: enough to send while the disk takes the
+/// IDs of the next.
+const SHORT: usize = 1 << 20;
 /// Bytes of one read, about: no more than a stream's share of memory, and enough to be worth
 /// finding its place in the segment.
-const READ: RangeInclusive<usize> = 16 << 10..=512 << 10;
+const READ: RangeInclusive<usize> = 16 << 10..=1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -38,6 +42,8 @@ enum State {
     On,
     /// The disk refused; tried again at this time.
     Broken(Instant),
+    /// The disk neither writes nor refuses: nothing waits for it, until it answers.
+    Silent,
 }
 
 #[derive(Debug)]
@@ -46,6 +52,8 @@ enum Pending {
     Append(Vec<(usize, u64, u64)>),
     /// Streams.
     Claim(Vec<usize>),
+    /// Nobody waits for it any more.
+    Nothing,
 }
 
 /// What the operator should hear, once.
@@ -60,6 +68,8 @@ pub struct Spool {
     state: State,
     overflow: Overflow,
     pending: VecDeque<Pending>,
+    /// Answers that the journal owes.
+    owed: usize,
     /// The journal is at its bound and may drop nothing.
     full: bool,
     next_tag: Tag,
@@ -81,6 +91,7 @@ impl Spool {
             state: State::Off,
             overflow,
             pending: VecDeque::new(),
+            owed: 0,
             full: false,
             next_tag: 0,
             looked: None,
@@ -117,10 +128,33 @@ impl Spool {
     pub fn deadline(&self, delivery: &Delivery) -> Option<Instant> {
         let idle = self.state == State::Off
             || (delivery.backlog.is_empty() && !delivery.backlog.has_untold());
-        match self.looked {
-            Some(looked) if !idle => Some(looked + TICK),
-            _ => None,
+        let tick = self.looked.filter(|_| !idle).map(|looked| looked + TICK);
+        let waits = self.owed > 0 && self.state != State::Silent;
+        let silence = self.progress.filter(|_| waits).map(|at| at + SILENCE);
+        [tick, silence].into_iter().flatten().min()
+    }
+
+    /// These go to the journal.
+    pub fn asked(&mut self, orders: &[Order]) {
+        self.owed += orders.iter().filter(|order| order.is_answered()).count();
+    }
+
+    /// Nothing waits for the disk any more: what it does not have goes to Redis from memory,
+    /// also before what only it has.
+    fn give_up_waiting(&mut self, delivery: &mut Delivery) {
+        self.state = State::Silent;
+        for pending in &mut self.pending {
+            if let Pending::Claim(streams) = pending {
+                delivery.claims_known(streams);
+                *pending = Pending::Nothing;
+            }
         }
+        for stream in delivery.backlog.streams() {
+            stream.pass_away_by();
+        }
+        delivery.backlog.runs_noted(u64::MAX);
+        let error = format!("no answer for {} s", SILENCE.as_secs());
+        self.notices.push(Notice::Refused { error });
     }
 
     /// What a full memory means now: the disk is waited for only where it can still help.
@@ -135,7 +169,9 @@ impl Spool {
         match (&self.state, self.overflow) {
             (State::On, Overflow::DropOldest) if helps => WhenFull::Hold,
             (_, Overflow::Block) => WhenFull::Hold,
-            (State::Off | State::On | State::Broken(_), Overflow::DropOldest) => WhenFull::Drop,
+            (State::Off | State::On | State::Broken(_) | State::Silent, Overflow::DropOldest) => {
+                WhenFull::Drop
+            }
         }
     }
 
@@ -147,8 +183,12 @@ impl Spool {
         delivery: &mut Delivery,
         out: &mut Vec<Order>,
     ) {
-        if self.pending.is_empty() {
+        if self.owed == 0 {
             self.progress = Some(now);
+        }
+        let silent_for = self.progress.map(|at| now.saturating_duration_since(at));
+        if self.state != State::Silent && silent_for.is_some_and(|silent| silent >= SILENCE) {
+            self.give_up_waiting(delivery);
         }
         self.claim(delivery, out);
         let pressed = delivery.backlog.is_half_full() && !delivery.is_acknowledging(now);
@@ -166,7 +206,7 @@ impl Spool {
             self.packed = false;
         }
         let may_write = match self.state {
-            State::Off => false,
+            State::Off | State::Silent => false,
             State::On => true,
             State::Broken(retry_at) => now >= retry_at,
         };
@@ -250,8 +290,11 @@ impl Spool {
     }
 
     fn tell_done(&mut self, delivery: &mut Delivery, out: &mut Vec<Order>) {
+        if matches!(self.state, State::Off | State::Silent) {
+            return;
+        }
         let floors = delivery.floors();
-        if !floors.is_empty() && self.state != State::Off {
+        if !floors.is_empty() {
             out.push(Order::Done(floors));
         }
     }
@@ -260,7 +303,7 @@ impl Spool {
     /// that has something in flight or in memory needs no more: what is read would only fill
     /// the memory.
     fn load(&mut self, now: Instant, delivery: &mut Delivery, out: &mut Vec<Order>) {
-        if self.state == State::Off || !delivery.is_connected() {
+        if matches!(self.state, State::Off | State::Silent) || !delivery.is_connected() {
             return;
         }
         let share = delivery.backlog.share();
@@ -291,6 +334,15 @@ impl Spool {
     pub fn told(&mut self, told: Told, now: Instant, delivery: &mut Delivery) {
         self.progress = Some(now);
         self.packed = false;
+        if !matches!(told, Told::Dropped(_)) {
+            self.owed = self.owed.saturating_sub(1);
+        }
+        if self.state == State::Silent {
+            self.state = State::On;
+            self.notices.push(Notice::Accepts);
+            // What could not be noted meanwhile.
+            delivery.backlog.runs.note_again();
+        }
         match told {
             Told::Written(outcome) => self.written(outcome, now, delivery),
             Told::Loaded {
@@ -336,7 +388,7 @@ impl Spool {
             // Where it could not be noted it is sent all the same: only another life of this
             // agent might send it twice.
             Some(Pending::Claim(streams)) => delivery.claims_known(&streams),
-            None => {}
+            Some(Pending::Nothing) | None => {}
         }
         if delivery.backlog.is_half_full() && !delivery.is_acknowledging(now) {
             delivery.backlog.put_away(now);
@@ -354,6 +406,10 @@ impl Spool {
 
     pub fn is_on(&self) -> bool {
         self.state == State::On
+    }
+
+    pub fn is_silent(&self) -> bool {
+        self.state == State::Silent
     }
 }
 

@@ -15,6 +15,7 @@ use super::orders::{Order, Outcome};
 use super::redis::Wire;
 use super::run::{End, Farewell, LastPools, receive_from, until};
 use super::session::Session;
+use super::spool::SILENCE;
 use super::values::Values;
 use crate::clock::now_ms;
 use crate::record::{Entry, Record, StreamKind};
@@ -35,6 +36,10 @@ pub struct ValueLoop {
 pub struct Notebook {
     orders: SyncSender<Order>,
     answers: mpsc::Receiver<Outcome>,
+    /// Since when an answer is waited for.
+    asked: Option<Instant>,
+    /// Answers that are owed and that nobody waits for any more.
+    late: usize,
     /// What was said last, so that it is said once.
     refused: bool,
 }
@@ -44,8 +49,15 @@ impl Notebook {
         Notebook {
             orders,
             answers,
+            asked: None,
+            late: 0,
             refused: false,
         }
+    }
+
+    /// When the disk is not waited for any more.
+    fn deadline(&self) -> Option<Instant> {
+        self.asked.map(|asked| asked + SILENCE)
     }
 }
 
@@ -93,7 +105,7 @@ impl ValueLoop {
             let due = self.values.counts.deadline().map(Instant::from_std);
             // Never at once again: a deadline that has passed is looked at on the way.
             let soon = Instant::now() + Duration::from_millis(50);
-            let deadline = [due.map(|due| due.max(soon)), self.closing];
+            let deadline = [due.map(|due| due.max(soon)), self.closing, self.disk_due()];
             let deadline = deadline.into_iter().flatten().min();
             tokio::select! {
                 outcome = &mut event => return Some(outcome),
@@ -122,7 +134,8 @@ impl ValueLoop {
             let renewal = renewal
                 .filter(|_| self.values.is_idle())
                 .map(|due| due.max(soon));
-            let deadline = [renewal, silence, self.closing].into_iter().flatten().min();
+            let deadline = [renewal, silence, self.closing, self.disk_due()];
+            let deadline = deadline.into_iter().flatten().min();
             tokio::select! {
                 progress = session.progress() => {
                     if let Err(error) = progress {
@@ -181,17 +194,45 @@ impl ValueLoop {
         let Some(notebook) = &mut self.notebook else {
             return;
         };
+        if notebook.deadline().is_some_and(|due| Instant::now() >= due) {
+            notebook.asked = None;
+            notebook.late += 1;
+            let silent = format!("no answer for {} s", SILENCE.as_secs());
+            self.take_note(&Outcome::Failed(silent));
+        }
+        let Some(notebook) = &mut self.notebook else {
+            return;
+        };
         let now = std::time::Instant::now();
         if let Some(bytes) = self.values.counts.note(now, ending) {
             let order = Order::Counts(bytes);
-            if notebook.orders.try_send(order).is_err() {
+            if notebook.late > 0 || notebook.orders.try_send(order).is_err() {
                 let busy = Outcome::Failed("the journal is busy".to_owned());
                 self.values.counts.noted(&busy, now);
+            } else {
+                notebook.asked = Some(Instant::now());
             }
         }
     }
 
+    fn disk_due(&self) -> Option<Instant> {
+        self.notebook.as_ref()?.deadline()
+    }
+
+    /// The journal answered.
     fn noted(&mut self, outcome: &Outcome) {
+        let Some(notebook) = &mut self.notebook else {
+            return;
+        };
+        if notebook.late > 0 {
+            notebook.late -= 1;
+            return;
+        }
+        notebook.asked = None;
+        self.take_note(outcome);
+    }
+
+    fn take_note(&mut self, outcome: &Outcome) {
         self.values.counts.noted(outcome, std::time::Instant::now());
         let Some(notebook) = &mut self.notebook else {
             return;
