@@ -1,6 +1,6 @@
 //! Fifty services started, killed, stopped and left alone, beside runit and s6 in the same run.
 //!
-//! `cargo bench --bench supervise [-- SERVICES]`. The services are this program itself: it writes its pid to a fifo and
+//! `cargo bench --bench supervise [-- SERVICES] [PEER]`. The services are this program itself: it writes its pid to a fifo and
 //! sleeps, so that the moment at which it runs is known without looking for it. Peers that are not installed are left out.
 //! `BENCH_AGENT` names another build of the agent.
 
@@ -37,7 +37,14 @@ fn main() {
         "", "start, ms", "killed → runs, ms", "stop, ms", "PSS, KiB", "switches/s", "CPU, %"
     );
     let server = RedisServer::start(&[]);
-    for peer in [Peer::Agent, Peer::Runit, Peer::S6] {
+    let only: Vec<String> = std::env::args().skip(1).collect();
+    let peers = [Peer::Agent, Peer::Runit, Peer::S6];
+    let is_named = |peer: &Peer| only.iter().any(|word| word == peer.name());
+    let all = !peers.iter().any(is_named);
+    for peer in peers {
+        if !all && !is_named(&peer) {
+            continue;
+        }
         if !peer.is_there() {
             println!("{:8} not installed", peer.name());
             continue;

@@ -296,13 +296,15 @@ impl House {
             },
         ));
         let health_words = words.clone();
+        let asker = sink::ask::asker(settings.sink.redis.clone());
         let means = Means {
             inbox: inbox.clone(),
-            redis: Some(sink::ask::asker(settings.sink.redis.clone())),
+            redis: Some(asker.clone()),
             key_prefix: settings.sink.redis.key_prefix.clone(),
         };
         let health = tokio::spawn(async move {
             let keeper = Keeper::open(&settings.state_dir)
+                .await
                 .inspect_err(|error| {
                     let folder = settings.state_dir.display();
                     tracing::info!("beats of pools begin at 0, {folder} keeps none: {error}");
@@ -347,6 +349,7 @@ impl House {
         let mut gauge = sink_seen.clone();
         let mut told = self.guise.told;
         let hands = Hands {
+            redis: asker,
             manner: self.guise.manner,
             inbox: self.inbox,
             orders: self.orders,

@@ -33,6 +33,8 @@ pub enum Feed {
         awaited: Option<regex_lite::Regex>,
         at_ms: u64,
     },
+    /// A reload changed how much the run's streams keep.
+    Trim { run: RunId, streams: Arc<Streams> },
     /// Its main process ended: drain, then the end marker, then the event `Drained`.
     End { run: RunId, exit: Exit },
     /// A run that never had a process: both markers at once, then `Drained`.
@@ -250,6 +252,20 @@ impl State {
             State::Backoff => "backoff",
             State::Failed => "failed",
             State::Done => "done",
+        }
+    }
+
+    /// What follows "it is" in a sentence.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            State::Backoff => "backing off",
+            State::Waiting
+            | State::Starting
+            | State::Ready
+            | State::Stopping
+            | State::Stopped
+            | State::Failed
+            | State::Done => self.as_str(),
         }
     }
 }

@@ -35,8 +35,8 @@ pub struct Streams {
     name: Arc<str>,
     pub trim: Trim,
     pub keep: Keep,
-    pub tally: Tally,
-    pub recent: Recent,
+    pub tally: Arc<Tally>,
+    pub recent: Arc<Recent>,
 }
 
 impl Streams {
@@ -49,8 +49,19 @@ impl Streams {
             name: stream_name.into(),
             trim,
             keep,
-            tally: Tally::default(),
-            recent: Recent::default(),
+            tally: Arc::default(),
+            recent: Arc::default(),
+        })
+    }
+
+    /// The same streams, which from now on keep other lengths and ages.
+    pub fn trimmed_as(&self, trim: Trim, keep: Keep) -> Arc<Streams> {
+        Arc::new(Streams {
+            name: Arc::clone(&self.name),
+            trim,
+            keep,
+            tally: Arc::clone(&self.tally),
+            recent: Arc::clone(&self.recent),
         })
     }
 

@@ -372,6 +372,77 @@ fn under_a_manager_an_agent_waits_for_its_first_service() {
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
 
+/// The thread that talks to the manager lives, answers, and does not speak for the one that starts and reaps.
+#[test]
+fn a_main_thread_that_hangs_is_not_vouched_for() {
+    let folder = Scratch::new("vouch");
+    let one = "[service.one]\nexecutable = \"sleep\"\nargs = [\"1000\"]\n";
+    let config = folder.file("agent.toml", &format!("{}{one}", head(&folder, None)));
+    let name = folder.join("manager.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&name).expect("a new socket");
+    let log = folder.join("log");
+    let mut command = std::process::Command::new(AGENT);
+    command
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &name)
+        .env("WATCHDOG_USEC", "400000")
+        .stderr(std::fs::File::create(&log).expect("a log"));
+    agent::die_with_parent(&mut command);
+    let mut child = command.spawn().expect("the agent starts");
+    let hear = |limit: Duration| {
+        manager.set_read_timeout(Some(limit)).expect("a timeout");
+        let mut message = [0; 4096];
+        let length = manager.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
+    };
+    let fed = || {
+        while let Some(message) = hear(Duration::from_secs(20)) {
+            if message.contains("WATCHDOG=1\n") {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(fed() && fed(), "it is fed while all is well");
+    let main = child.id() as i32;
+    let ptrace = |request: libc::c_uint| {
+        // SAFETY: no memory is touched; a child of ours.
+        let done = unsafe { libc::ptrace(request as _, main, 0, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    };
+    // Of all threads only this one stands still.
+    ptrace(libc::PTRACE_SEIZE as libc::c_uint);
+    ptrace(libc::PTRACE_INTERRUPT as libc::c_uint);
+    let mut status = 0;
+    // SAFETY: writes the status.
+    let stopped = unsafe { libc::waitpid(main, &mut status, libc::__WALL) };
+    assert!(stopped == main && libc::WIFSTOPPED(status));
+    eventually("it is noticed", || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("the watchdog is not fed"))
+    });
+    while hear(Duration::from_millis(1)).is_some() {}
+    let answer = std::process::Command::new(AGENT)
+        .args(["status", "--json"])
+        .env("AGENT_SOCKET", folder.join("agent.sock"))
+        .output()
+        .expect("the client runs");
+    assert!(answer.status.success(), "the other thread lives");
+    while let Some(message) = hear(Duration::from_secs(1)) {
+        assert!(!message.contains("WATCHDOG=1"), "{message}");
+    }
+    ptrace(libc::PTRACE_DETACH as libc::c_uint);
+    assert!(fed(), "it is fed again");
+    // SAFETY: plain system call, of a child that we own.
+    unsafe { libc::kill(main, libc::SIGTERM) };
+    let mut status = None;
+    eventually("it ends", || {
+        status = child.try_wait().expect("a child of ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+}
+
 #[test]
 fn what_cannot_start_says_why_and_the_rest_runs() {
     let server = RedisServer::start(&[]);
@@ -499,6 +570,69 @@ fn a_reload_touches_only_what_changed() {
     agent.folder.file("agent.toml", &first);
     agent.signal(libc::SIGHUP);
     agent.wait_for("gone", "ready");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// How much a stream keeps is no reason to start anything again: it holds for the run that lives.
+#[test]
+fn a_reload_trims_live() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("trims");
+    let go = folder.join("go");
+    let script = format!(
+        "for i in $(seq 40); do echo early $i; done; until [ -e {} ]; do sleep 0.02; done; \
+         for i in $(seq 40); do echo late $i; done; exec sleep 1000",
+        go.display()
+    );
+    let base = head(&folder, Some(&server));
+    let with = |keep: &str| format!("{base}{}", sh("talks", &script, keep));
+    let mut agent = Agent::start_beside(&folder, &with(""));
+    let count = || info(&server, "talks").len();
+    eventually("all is there", || count() == 41);
+    let pid = agent.service("talks")["pid"].clone();
+    folder.file(
+        "agent.toml",
+        &with("stream = { max_len = 7, exact = true }"),
+    );
+    let said = agent.ask(&["reload"]);
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(text, "updated: talks\n");
+    std::fs::write(&go, "").expect("written");
+    eventually("seven are left", || {
+        let entries = info(&server, "talks");
+        entries
+            .last()
+            .is_some_and(|last| last.message() == "late 40")
+            && entries.len() == 7
+    });
+    let service = agent.service("talks");
+    assert_eq!(service["pid"], pid, "the same process");
+    assert_eq!(service["lines"], 80, "counted on");
+    // Nothing is said about what is not there.
+    let said = agent.ask(&["reload"]);
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "no changes\n");
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+/// Who does not wait for it is told that it goes on.
+#[test]
+fn a_start_that_takes_longer_than_one_waits() {
+    let mut agent = Agent::start(
+        None,
+        &sh("slow", "sleep 1000", "ready = { tcp = \"127.0.0.1:1\" }"),
+    );
+    agent.wait_for("slow", "starting");
+    let waited = agent.ask(&["start", "slow", "--timeout", "200ms"]);
+    assert_eq!(waited.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&waited.stderr).into_owned();
+    assert!(
+        text.starts_with("agent: not done within 200 ms: the agent goes on"),
+        "{text}"
+    );
+    assert!(agent.ask(&["stop", "slow"]).status.success());
+    let status = agent.ask(&["status"]).stdout;
+    let status = String::from_utf8_lossy(&status).into_owned();
+    assert!(!status.contains("0ms"), "no process has no age: {status}");
     assert_eq!(agent.stop().code(), Some(0));
 }
 

@@ -3,6 +3,10 @@
 #[path = "supervise_driver/mod.rs"]
 mod harness;
 
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
 use harness::{Driver, alive, eventually};
 use serde_json::json;
 
@@ -175,6 +179,132 @@ fn a_missed_watchdog_is_killed_and_started_again() {
     driver.started();
     assert!(!alive(first));
     assert_eq!(driver.shutdown(), 0);
+}
+
+#[test]
+fn who_asks_for_more_time_gets_it() {
+    let Some(argv) = python(
+        "import signal\n\
+         def end(*_):\n    say('STOPPING=1\\nEXTEND_TIMEOUT_USEC=20000000'); time.sleep(2.5); os._exit(0)\n\
+         signal.signal(signal.SIGTERM, end)\n\
+         say('EXTEND_TIMEOUT_USEC=20000000')\ntime.sleep(2.5)\nsay('READY=1')\n\
+         while True: time.sleep(1000)",
+    ) else {
+        return;
+    };
+    let mut driver = Driver::start(json!({"services": [
+        {"name": "slow", "argv": argv, "ready": {"notify": true}, "ready_ms": 2000, "stop_ms": 2000},
+    ]}));
+    driver.started();
+    driver.expect("word slow status Ready.");
+    assert_eq!(driver.shutdown(), 0);
+    // Not 137, as who takes too long.
+    driver.place("word slow status Executable exited with code 0.");
+    let late = |line: &String| line.contains("is not ready within") || line.contains("SIGKILL");
+    assert!(!driver.seen.iter().any(late), "{:?}", driver.seen);
+}
+
+#[test]
+fn what_it_says_of_itself_is_shown() {
+    let folder = scratch("said");
+    let (again, over) = (folder.join("again"), folder.join("over"));
+    let Some(argv) = python(&format!(
+        "import signal\n\
+         def wait_for(path):\n    while not os.path.exists(path): time.sleep(0.01)\n\
+         def reload(*_):\n    say('RELOADING=1'); wait_for({again:?}); say('READY=1')\n\
+         def end(*_):\n    say('STOPPING=1'); wait_for({over:?}); os._exit(0)\n\
+         signal.signal(signal.SIGHUP, reload); signal.signal(signal.SIGTERM, end)\n\
+         say('READY=1')\nwhile True: time.sleep(1000)"
+    )) else {
+        return;
+    };
+    let mut driver = Driver::start(json!({"services": [
+        {"name": "talks", "argv": argv, "ready": {"notify": true}, "stop_ms": 20_000},
+    ]}));
+    let pid = driver.started();
+    driver.expect("word talks status Ready.");
+    let asked = std::cell::Cell::new(0);
+    let status = |driver: &mut Driver| {
+        driver.ask(r#"{"verb":"status","services":["talks"]}"#);
+        driver.expect(&format!("reply {} ", asked.replace(asked.get() + 1)))
+    };
+    // SAFETY: kill(2) touches no memory; a process that we started.
+    unsafe { libc::kill(pid, libc::SIGHUP) };
+    let says = |status: String, what: &str| status.contains(&format!(r#""said":"{what}""#));
+    eventually("it reloads", || says(status(&mut driver), "reloading"));
+    std::fs::write(&again, "").expect("written");
+    eventually("it has", || !says(status(&mut driver), "reloading"));
+    driver.ask(r#"{"verb":"shutdown"}"#);
+    asked.set(asked.get() + 1);
+    eventually("it stops", || says(status(&mut driver), "stopping"));
+    std::fs::write(&over, "").expect("written");
+    driver.expect("word talks status Executable exited with code 0.");
+    assert_eq!(driver.end(), 0);
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Over TLS, as a user of its own, with a prefix: the way of everything else.
+#[test]
+fn a_key_of_redis_says_that_it_is_ready() {
+    let folder = support::Scratch::new("key");
+    let openssl = |words: &str| {
+        let output = std::process::Command::new("openssl")
+            .args(words.split(' '))
+            .current_dir(folder.path())
+            .output();
+        assert!(output.expect("openssl").status.success(), "openssl {words}");
+    };
+    folder.file("names", "subjectAltName=DNS:localhost");
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca");
+    openssl("req -newkey rsa:2048 -nodes -keyout own.key -out own.csr -subj /CN=localhost");
+    openssl(
+        "x509 -req -in own.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out own.crt -days 2 -extfile names",
+    );
+    let text = |name: &str| folder.join(name).to_string_lossy().into_owned();
+    let port = support::free_port();
+    let server = support::RedisServer::start(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &text("own.crt"),
+        "--tls-key-file",
+        &text("own.key"),
+        "--tls-ca-cert-file",
+        &text("ca.crt"),
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let mut client = server.client(2);
+    let mut redis = |words: &[&str]| {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        let _: redis::Value = command.query(&mut client).expect("done");
+    };
+    redis(&["ACL", "SETUSER", "board", "on", ">secret", "~b1:*", "+@all"]);
+    let configuration = format!(
+        "[agent]\nruntime_dir = {run:?}\nstate_dir = {run:?}\n\
+         [redis]\nhost = \"localhost\"\nport = {port}\nusername = \"board\"\npassword = \"secret\"\n\
+         key_prefix = \"b1:\"\ntls = {{ ca_file = {ca:?} }}\n\
+         [service.one]\nexecutable = \"sleep\"\nargs = [\"1000\"]\nready = {{ redis = \"go\" }}\n",
+        run = folder.path(),
+        ca = folder.join("ca.crt"),
+    );
+    redis(&["SET", "go", "1"]);
+    redis(&["SET", "b1:go", "0"]);
+    let mut agent = agent::Agent::start_beside(&folder, &configuration);
+    agent.wait_for("one", "starting");
+    eventually("it was asked", || {
+        let mut client = server.client(0);
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(&mut client)
+            .expect("INFO");
+        stats.contains("cmdstat_get:")
+    });
+    assert_eq!(agent.service("one")["state"], "starting");
+    redis(&["SET", "b1:go", "now"]);
+    agent.wait_for("one", "ready");
+    assert_eq!(agent.stop().code(), Some(0));
 }
 
 #[test]

@@ -507,7 +507,7 @@ impl World {
                 let late = self.latest(id).ended_at.expect("it ended");
                 assert!(self.now >= late + RELEASE, "given up too early");
             }
-            machine::Out::Say(_) | machine::Out::Trouble(_) => {}
+            machine::Out::Say(_) | machine::Out::Trouble(_) | machine::Out::Trimmed(_) => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a process starts with: every key of a service's table, read back from /proc of the running child; what it
 //! gets where nothing is said; and the stage that each failure names.
+//!
+//! The matrix as a table: `cargo test --test supervise_start -- --nocapture --test-threads=1 | grep -o '|.*|$'`.
 
 #[path = "support/agent.rs"]
 mod agent;
@@ -8,7 +10,6 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use agent::{AGENT, Agent, die_with_parent, head};
@@ -66,6 +67,11 @@ fn environ(pid: i32) -> Vec<String> {
     entries
 }
 
+fn link(pid: i32, name: &str) -> String {
+    let path = std::fs::read_link(format!("/proc/{pid}/{name}"));
+    path.expect("a link").to_string_lossy().into_owned()
+}
+
 /// ioprio_get(2): class and level.
 fn io_priority(pid: i32) -> (i64, i64) {
     // SAFETY: no pointers.
@@ -88,21 +94,40 @@ fn sleeper(name: &str, more: &str) -> String {
     )
 }
 
+/// A row of the matrix: a key, what it is set to, where it is read back, and what stands there.
+fn row(key: &str, set: &str, from: &str, seen: &str, wanted: &str) {
+    println!("| {key:26} | {set:34} | {from:32} | {seen} |");
+    assert_eq!(seen, wanted, "{key} = {set}, {from}");
+}
+
 /// What every service is promised, whatever its keys say.
 fn assert_clean(pid: i32) {
     for set in ["SigBlk", "SigIgn", "SigCgt", "ShdPnd", "SigPnd"] {
-        assert_eq!(status(pid, set), "0000000000000000", "{set}");
+        let none = "0000000000000000";
+        row(
+            "(signals)",
+            "none",
+            &format!("status {set}"),
+            &status(pid, set),
+            none,
+        );
     }
     let mut fds: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("a live process")
         .filter_map(|fd| fd.ok()?.file_name().into_string().ok())
         .collect();
     fds.sort();
-    assert_eq!(fds, ["0", "1", "2"]);
-    let stdin = std::fs::read_link(format!("/proc/{pid}/fd/0")).expect("open");
-    assert_eq!(stdin, Path::new("/dev/null"));
-    assert_eq!(stat(pid, 6), pid.to_string(), "a session of its own");
-    assert_eq!(stat(pid, 7), "0", "no terminal");
+    row("(descriptors)", "no others", "fd", &fds.join(" "), "0 1 2");
+    row(
+        "(stdin)",
+        "/dev/null",
+        "fd/0",
+        &link(pid, "fd/0"),
+        "/dev/null",
+    );
+    let own = stat(pid, 6) == pid.to_string();
+    row("(session)", "its own", "stat 6", &own.to_string(), "true");
+    row("(terminal)", "none", "stat 7", &stat(pid, 7), "0");
 }
 
 #[test]
@@ -120,41 +145,91 @@ fn every_key_reaches_the_process() {
     );
     let agent = Agent::start(None, &sleeper("full", &full));
     let pid = pid_of(&agent, "full");
-    assert_eq!(read(pid, "cmdline"), "/bin/sleep\x001000\0");
-    assert_eq!(
-        environ(pid),
-        ["AGENT_SERVICE=full", "BOTH=table", "FROM_FILE=a b", "OWN=1"]
+    let argv = read(pid, "cmdline").replace('\0', " ");
+    row(
+        "executable, args",
+        "/bin/sleep 1000",
+        "cmdline",
+        argv.trim(),
+        "/bin/sleep 1000",
     );
-    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).expect("alive");
-    assert_eq!(cwd, Path::new("/usr"));
-    assert_eq!(status(pid, "Umask"), "0027");
-    assert_eq!(stat(pid, 19), "7", "nice");
-    assert_eq!(status(pid, "Cpus_allowed_list"), "0");
+    let seen = environ(pid).join(", ");
+    let wanted = "AGENT_SERVICE=full, BOTH=table, FROM_FILE=a b, OWN=1";
+    row("clear_environment", "true", "environ", &seen, wanted);
+    row("environment", "OWN=1, BOTH=table", "environ", &seen, wanted);
+    row(
+        "environment_file",
+        "FROM_FILE='a b', BOTH=file",
+        "environ",
+        &seen,
+        wanted,
+    );
+    row(
+        "working_directory",
+        "/usr",
+        "cwd",
+        &link(pid, "cwd"),
+        "/usr",
+    );
+    row(
+        "umask",
+        "027",
+        "status Umask",
+        &status(pid, "Umask"),
+        "0027",
+    );
+    row("nice", "7", "stat 19", &stat(pid, 19), "7");
+    row(
+        "cpu_affinity",
+        "0",
+        "status Cpus_allowed_list",
+        &status(pid, "Cpus_allowed_list"),
+        "0",
+    );
+    row(
+        "oom_score_adj",
+        "300",
+        "oom_score_adj",
+        read(pid, "oom_score_adj").trim(),
+        "300",
+    );
+    row(
+        "no_new_privileges",
+        "true",
+        "status NoNewPrivs",
+        &status(pid, "NoNewPrivs"),
+        "1",
+    );
     assert_eq!(stat(pid, 41), libc::SCHED_BATCH.to_string());
     assert_eq!(io_priority(pid), (2, 6));
-    assert_eq!(read(pid, "oom_score_adj").trim(), "300");
-    assert_eq!(status(pid, "NoNewPrivs"), "1");
     let limits = limits(pid);
-    for (name, value) in [
-        ("Max cpu time", "1000"),
-        ("Max file size", "1073741824"),
-        ("Max data size", "1073741824"),
-        ("Max stack size", "4194304"),
-        ("Max core file size", "0"),
-        ("Max resident set", "536870912"),
-        ("Max processes", "3000"),
-        ("Max open files", "321"),
-        ("Max locked memory", "65536"),
-        ("Max address space", "2147483648"),
-        ("Max file locks", "100"),
-        ("Max pending signals", "200"),
-        ("Max msgqueue size", "8192"),
-        ("Max nice priority", "0"),
-        ("Max realtime priority", "0"),
-        ("Max realtime timeout", "1000000"),
+    for (key, name, value) in [
+        ("cpu", "Max cpu time", "1000"),
+        ("fsize", "Max file size", "1073741824"),
+        ("data", "Max data size", "1073741824"),
+        ("stack", "Max stack size", "4194304"),
+        ("core", "Max core file size", "0"),
+        ("rss", "Max resident set", "536870912"),
+        ("nproc", "Max processes", "3000"),
+        ("nofile", "Max open files", "321"),
+        ("memlock", "Max locked memory", "65536"),
+        ("as", "Max address space", "2147483648"),
+        ("locks", "Max file locks", "100"),
+        ("sigpending", "Max pending signals", "200"),
+        ("msgqueue", "Max msgqueue size", "8192"),
+        ("nice", "Max nice priority", "0"),
+        ("rtprio", "Max realtime priority", "0"),
+        ("rttime", "Max realtime timeout", "1000000"),
     ] {
-        let pair = (value.to_owned(), value.to_owned());
-        assert_eq!(limits.get(name), Some(&pair), "{name}");
+        let (soft, hard) = limits.get(name).cloned().unwrap_or_default();
+        let (seen, wanted) = (format!("{soft} {hard}"), format!("{value} {value}"));
+        row(
+            &format!("limits.{key}"),
+            value,
+            &format!("limits {name}"),
+            &seen,
+            &wanted,
+        );
     }
     assert_clean(pid);
 }
@@ -221,13 +296,26 @@ fn every_scheduling_and_io_class() {
         services.push_str(&sleeper(&format!("s{index}"), &keys));
     }
     let agent = Agent::start(None, &services);
-    for (index, (policy, scheduling, io, class, _)) in chosen.into_iter().enumerate() {
+    for (index, (policy, scheduling, io, io_class, _)) in chosen.into_iter().enumerate() {
         let pid = pid_of(&agent, &format!("s{index}"));
-        let found = (stat(pid, 41), stat(pid, 40));
-        let wanted =
-            scheduling.map(|(policy, priority)| (policy.to_string(), priority.to_string()));
-        assert_eq!(Some(found), wanted, "{policy}");
-        assert_eq!(Some(io_priority(pid)), class, "{io}");
+        let found = format!("{} {}", stat(pid, 41), stat(pid, 40));
+        let (class, priority) = scheduling.expect("one");
+        row(
+            "scheduling",
+            policy,
+            "stat 41, 40",
+            &found,
+            &format!("{class} {priority}"),
+        );
+        let (found, (class, level)) = (io_priority(pid), io_class.expect("one"));
+        let found = format!("{} {}", found.0, found.1);
+        row(
+            "io_priority",
+            io,
+            "ioprio_get(2)",
+            &found,
+            &format!("{class} {level}"),
+        );
     }
 }
 
@@ -249,11 +337,36 @@ fn users_groups_and_capabilities() {
     let all = |bits: u64| [bits; 5].map(|bits| format!("{bits:016x}"));
 
     let pid = pid_of(&agent, "named");
-    assert_eq!(status(pid, "Uid"), "65534 65534 65534 65534");
-    assert_eq!(status(pid, "Gid"), "1 1 1 1");
-    assert_eq!(status(pid, "Groups"), "4 7");
+    let nobody = "65534 65534 65534 65534";
+    row("user", "nobody", "status Uid", &status(pid, "Uid"), nobody);
+    row(
+        "group",
+        "daemon",
+        "status Gid",
+        &status(pid, "Gid"),
+        "1 1 1 1",
+    );
+    row(
+        "supplementary_groups",
+        "adm, 7",
+        "status Groups",
+        &status(pid, "Groups"),
+        "4 7",
+    );
     // Ambient too, or the exec of a plain file by a plain user would lose it.
-    assert_eq!(sets(pid), all(1 << 10));
+    let (seen, one) = (sets(pid), all(1 << 10));
+    for (set, (seen, wanted)) in ["Inh", "Prm", "Eff", "Bnd", "Amb"]
+        .iter()
+        .zip(seen.iter().zip(&one))
+    {
+        row(
+            "capabilities",
+            "NET_BIND_SERVICE",
+            &format!("status Cap{set}"),
+            seen,
+            wanted,
+        );
+    }
     let environ = environ(pid);
     for wanted in [
         "USER=nobody",
@@ -261,16 +374,16 @@ fn users_groups_and_capabilities() {
         "HOME=/nonexistent",
         "SHELL=/usr/sbin/nologin",
     ] {
-        assert!(
-            environ.iter().any(|entry| entry == wanted),
-            "{wanted}: {environ:?}"
-        );
+        let found = environ.iter().find(|entry| *entry == wanted);
+        let found = found.map_or("", String::as_str);
+        row("user", "nobody", "environ", found, wanted);
     }
     assert_clean(pid);
 
     let pid = pid_of(&agent, "numbered");
-    assert_eq!(status(pid, "Uid"), "54321 54321 54321 54321");
-    assert_eq!(status(pid, "Gid"), "54321 54321 54321 54321");
+    let number = "54321 54321 54321 54321";
+    row("user", "54321", "status Uid", &status(pid, "Uid"), number);
+    row("user", "54321", "status Gid", &status(pid, "Gid"), number);
     assert_eq!(status(pid, "CapEff"), "0000000000000000");
     assert_eq!(status(pid, "CapPrm"), "0000000000000000");
     assert_eq!(status(pid, "CapAmb"), "0000000000000000");
@@ -279,6 +392,65 @@ fn users_groups_and_capabilities() {
     assert_eq!(sets(pid_of(&agent, "root_with_none")), all(0));
     let own = sets(std::process::id() as i32);
     assert_eq!(sets(pid_of(&agent, "root_as_is")), own);
+}
+
+/// What is not a number in /proc: a terminal, and the control group with what it may take.
+#[test]
+fn a_terminal_and_a_group_of_its_own() {
+    let agent = Agent::start(
+        None,
+        &(sleeper("tty", "pty = true") + &sleeper("piped", "")),
+    );
+    let pid = pid_of(&agent, "tty");
+    let kind = |pid, fd| {
+        link(pid, fd)
+            .split(['[', ':'])
+            .next()
+            .unwrap_or("")
+            .to_owned()
+    };
+    let terminal = link(pid, "fd/1").starts_with("/dev/pts/").to_string();
+    row(
+        "pty",
+        "true",
+        "fd/1 is a pseudo-terminal",
+        &terminal,
+        "true",
+    );
+    row(
+        "pty",
+        "true",
+        "stat 7 (not its controlling one)",
+        &stat(pid, 7),
+        "0",
+    );
+    row("pty", "true", "fd/2", &kind(pid, "fd/2"), "pipe");
+    row(
+        "pty",
+        "(not set)",
+        "fd/1",
+        &kind(pid_of(&agent, "piped"), "fd/1"),
+        "pipe",
+    );
+    let groups = read(pid, "cgroup");
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !is_root() || unified.is_none() || !own.contains(" - cgroup2 ") {
+        return eprintln!("the control group is skipped: none can be made here");
+    }
+    let last = unified.and_then(|path| path.rsplit('/').next());
+    let last = last
+        .unwrap_or_default()
+        .split('@')
+        .next()
+        .unwrap_or_default();
+    row(
+        "(control group)",
+        "its own",
+        "cgroup, last part",
+        last,
+        "tty",
+    );
 }
 
 /// It really may: a port below 1024, bound by a user who is not root.
@@ -354,10 +526,30 @@ fn nothing_of_the_agents_own_is_passed_on() {
     let pid = pid.expect("a process");
     eventually("it sleeps", || stat(pid, 3) == "S");
     assert_clean(pid);
-    assert_eq!(status(pid, "Umask"), "0022");
-    assert_eq!(read(pid, "oom_score_adj").trim(), "0");
+    row(
+        "umask",
+        "(not set; the agent's 077)",
+        "status Umask",
+        &status(pid, "Umask"),
+        "0022",
+    );
+    let score = read(pid, "oom_score_adj");
+    row(
+        "oom_score_adj",
+        "(not set; the agent's 250)",
+        "oom_score_adj",
+        score.trim(),
+        "0",
+    );
     // As the agent found it, not as it changed it for itself.
-    assert_eq!(limits(pid)["Max open files"].0, "300");
+    let files = &limits(pid)["Max open files"].0;
+    row(
+        "limits.nofile",
+        "(not set; 300 at the agent's start)",
+        "limits Max open files",
+        files,
+        "300",
+    );
     let environ = environ(pid);
     assert!(
         environ.iter().any(|entry| entry == "KEPT=yes"),

@@ -120,7 +120,20 @@ pub fn perform(
             return Some(complain(err, &error));
         }
         Err(trouble) => {
-            let code = complain(err, &trouble.to_string());
+            let words = match (&trouble, &question.request) {
+                (
+                    Trouble::Silent { limit, .. },
+                    Request::Start { .. }
+                    | Request::Stop { .. }
+                    | Request::Restart { .. }
+                    | Request::Reload { .. },
+                ) => format!(
+                    "not done within {} ms: the agent goes on with it, and \"agent status\" shows how far it is",
+                    limit.as_millis()
+                ),
+                _ => trouble.to_string(),
+            };
+            let code = complain(err, &words);
             return Some(match trouble {
                 Trouble::Configuration(_) => 2,
                 Trouble::NoAgent(_) | Trouble::Silent { .. } | Trouble::Broken { .. } => code,

@@ -106,11 +106,12 @@ pub(super) fn headline(agent: &Value, look: Look) -> String {
     parts.join(" · ") + "\n"
 }
 
+fn pid_of(service: &Value) -> Option<i64> {
+    service["pid"].as_i64().filter(|pid| *pid != 0)
+}
+
 fn cells(service: &Value) -> [String; 10] {
-    let pid = match service["pid"].as_i64() {
-        Some(0) | None => "-".to_owned(),
-        Some(pid) => pid.to_string(),
-    };
+    let pid = pid_of(service).map_or("-".to_owned(), |pid| pid.to_string());
     let cpu = match service["cpu_percent"].as_f64() {
         Some(percent) => format!("{percent:.1}%"),
         None => "-".to_owned(),
@@ -121,7 +122,10 @@ fn cells(service: &Value) -> [String; 10] {
         cut(&word(&service["name"]), LONGEST_NAME),
         word(&service["state"]),
         pid,
-        milliseconds(&service["uptime_ms"]),
+        match pid_of(service) {
+            Some(_) => milliseconds(&service["uptime_ms"]),
+            None => "-".to_owned(),
+        },
         word(&service["restarts"]),
         word(&service["exit"]),
         cpu,
@@ -272,24 +276,29 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 }
 
 /// What a verb that changes something says when it is done: the agent's own words, one a
-/// line. Nothing where the agent has nothing to say.
+/// line. Nothing where the agent has nothing to say, and no list that holds nothing.
 pub fn outcome(data: &Value) -> String {
     match data {
         Value::Null => String::new(),
         Value::String(text) => text.lines().map(|line| clean(line) + "\n").collect(),
         Value::Array(items) => items.iter().map(outcome).collect(),
         Value::Object(fields) if fields.is_empty() => String::new(),
+        Value::Object(fields) if fields.values().all(is_empty) => "no changes\n".to_owned(),
         Value::Object(fields) => fields
             .iter()
+            .filter(|(_, value)| !is_empty(value))
             .map(|(name, value)| format!("{}: {}\n", clean(name), inline(value)))
             .collect(),
         Value::Bool(_) | Value::Number(_) => format!("{data}\n"),
     }
 }
 
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty)
+}
+
 fn inline(value: &Value) -> String {
     match value {
-        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(", "),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
             word(value)
@@ -410,7 +419,11 @@ camera_front_left_with_a_name_t…  backoff     -       -        12   139  0.0% 
         assert_eq!(outcome(&json!(["a", "b"])), "a\nb\n");
         assert_eq!(
             outcome(&json!({"changed": ["lidar", "camera"], "removed": []})),
-            "changed: lidar, camera\nremoved: -\n"
+            "changed: lidar, camera\n"
+        );
+        assert_eq!(
+            outcome(&json!({"added": [], "removed": []})),
+            "no changes\n"
         );
     }
 }

@@ -104,6 +104,12 @@ fn different(fields: &[(bool, &'static str, Effect)]) -> Vec<Field> {
         .collect()
 }
 
+/// Whether the change reaches the process or its streams.
+pub fn needs_restart(old: &Service, new: &Service) -> bool {
+    let fields = fields(old, new);
+    fields.iter().any(|field| field.effect == Effect::Restart)
+}
+
 fn fields(old: &Service, new: &Service) -> Vec<Field> {
     use Effect::{Live, Restart};
     let Service {
@@ -146,12 +152,12 @@ fn fields(old: &Service, new: &Service) -> Vec<Field> {
         (delays, "backoff", Live),
         (*start_limit == new.start_limit, "start_limit", Live),
         (*stop == new.stop, "stop", Live),
-        // A run's lines are cut and trimmed as its start said.
+        // A run's lines are cut as its start said.
         (*max_line == new.max_line, "max_line", Restart),
         (*multi_line == new.multi_line, "multi_line", Restart),
-        (*trim == new.trim, "stream", Restart),
+        (*trim == new.trim, "stream", Live),
         (*capture == new.capture, "crash", Restart),
-        (*keep == new.keep, "stream", Restart),
+        (*keep == new.keep, "stream", Live),
         (*pools == new.pools, "health", Live),
         (*checks == new.checks, "check", Live),
         (*debug == new.debug, "debug", Restart),
@@ -455,6 +461,6 @@ mod tests {
         let text = "[service.a]\nexecutable = '/a'\n";
         let other = config(&format!("[redis]\nmax_len = 5\n{text}"));
         let plan = plan(&config(text), &other);
-        assert_eq!(plan.restart[0].fields[0].key, "stream");
+        assert_eq!(plan.live[0].fields[0].key, "stream");
     }
 }

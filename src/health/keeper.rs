@@ -19,7 +19,9 @@ use tracing::info;
 
 use super::kept::{self, Beats, LONGEST};
 
-/// How long the end waits for the last text.
+/// How long a text is waited for, so that nothing is told before it is written.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the start and the end wait for the disk.
 const LAST: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -38,8 +40,18 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// The folder cannot be written to, or another agent keeps its beats there.
-    pub fn open(state_dir: &Path) -> io::Result<(Keeper, Beats)> {
+    /// The folder cannot be written to, another agent keeps its beats there, or the disk does not answer.
+    pub async fn open(state_dir: &Path) -> io::Result<(Keeper, Beats)> {
+        let state_dir = state_dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Keeper::opened(&state_dir));
+        match tokio::time::timeout(LAST, opened).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => Err(io::Error::other(error)),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn opened(state_dir: &Path) -> io::Result<(Keeper, Beats)> {
         let mut folder = DirBuilder::new();
         folder.recursive(true).mode(0o755).create(state_dir)?;
         let open = |name| {
@@ -71,33 +83,25 @@ impl Keeper {
         Ok((keeper, beats))
     }
 
-    /// Takes what is counted now. While the last text is still being written it waits for the next call.
+    /// Takes what is counted now, and has written it when this returns. A disk that takes longer than a moment is
+    /// waited for once; until it has answered, what is counted waits for the next call.
     pub async fn keep(&mut self, beats: Beats) {
-        match &mut self.writing {
-            Some(writing) if !writing.is_finished() => return,
-            Some(writing) => {
-                let outcome = writing.await;
-                self.writing = None;
-                self.hear(outcome.unwrap_or(Ok(())));
-            }
-            None => {}
+        if self.writing.as_ref().is_some_and(|w| !w.is_finished()) {
+            return;
         }
+        self.heard().await;
         if beats != self.beats {
             self.write(beats, false);
+            let _ = tokio::time::timeout(PATIENCE, self.heard()).await;
         }
     }
 
     /// The same for the last time: it is on disk when this returns, if the disk answers.
     pub async fn end(mut self, beats: Beats) {
         let all = async {
-            if let Some(writing) = self.writing.take() {
-                let _ = writing.await;
-            }
+            self.heard().await;
             self.write(beats, true);
-            if let Some(writing) = self.writing.take() {
-                let outcome = writing.await;
-                self.hear(outcome.unwrap_or(Ok(())));
-            }
+            self.heard().await;
         };
         let _ = tokio::time::timeout(LAST, all).await;
     }
@@ -117,8 +121,14 @@ impl Keeper {
         }));
     }
 
-    fn hear(&mut self, outcome: io::Result<()>) {
-        if let Err(error) = outcome
+    /// Waits for the text that is being written, if one is.
+    async fn heard(&mut self) {
+        let Some(writing) = &mut self.writing else {
+            return;
+        };
+        let outcome = writing.await;
+        self.writing = None;
+        if let Ok(Err(error)) = outcome
             && !std::mem::replace(&mut self.told, true)
         {
             info!("the beats of the pools cannot be kept for the next agent: {error}");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
@@ -82,7 +82,7 @@ pub async fn run_bounded(
         open_blocks: OpenBlocks::bounded(open_blocks),
         outlets: outlets.clone(),
     };
-    let mut runs: HashMap<RunId, mpsc::Sender<Exit>> = HashMap::new();
+    let mut runs: HashMap<RunId, Ears> = HashMap::new();
     let mut tasks: JoinSet<RunId> = JoinSet::new();
     let mut tee: Option<Arc<Tee>> = None;
     loop {
@@ -94,8 +94,9 @@ pub async fn run_bounded(
                         tee = Tee::start().map(Arc::new);
                     }
                     let (end, ended) = mpsc::channel(1);
-                    runs.insert(run, end);
                     streams.recent.begin(at_ms);
+                    let (into, streams) = watch::channel(streams);
+                    runs.insert(run, Ears { end, into });
                     let mut task = Task::new(run, streams, pipes, options, tee.clone(), &shared);
                     task.outlet.awaited = awaited.map(|line| (run, line));
                     tasks.spawn(async move {
@@ -105,12 +106,17 @@ pub async fn run_bounded(
                 }
                 Some(Feed::End { run, exit }) => match runs.get(&run) {
                     // Ended a second time: there is nothing to add.
-                    Some(end) => drop(end.try_send(exit)),
+                    Some(ears) => drop(ears.end.try_send(exit)),
                     None => {
                         error!("the output of {run:?} ended before it began");
                         let _ = outlets.inbox.send(Event::Drained { run }).await;
                     }
                 },
+                Some(Feed::Trim { run, streams }) => {
+                    if let Some(ears) = runs.get(&run) {
+                        ears.into.send_replace(streams);
+                    }
+                }
                 Some(Feed::NeverRan { run, streams, exit, at_ms }) => {
                     let outlets = outlets.clone();
                     tasks.spawn(async move {
@@ -131,10 +137,15 @@ pub async fn run_bounded(
     }
 }
 
-fn forget(
-    runs: &mut HashMap<RunId, mpsc::Sender<Exit>>,
-    done: Result<RunId, tokio::task::JoinError>,
-) {
+/// What a run's task hears.
+struct Ears {
+    /// How its process ended.
+    end: mpsc::Sender<Exit>,
+    /// Where its lines go.
+    into: watch::Sender<Arc<Streams>>,
+}
+
+fn forget(runs: &mut HashMap<RunId, Ears>, done: Result<RunId, tokio::task::JoinError>) {
     match done {
         Ok(run) => drop(runs.remove(&run)),
         Err(failure) => error!("reading a service's output failed: {failure}"),
@@ -185,7 +196,7 @@ struct Task {
 struct LineOutlet {
     /// The line that says that the run is ready, until it came.
     awaited: Option<(RunId, regex_lite::Regex)>,
-    streams: Arc<Streams>,
+    streams: watch::Receiver<Arc<Streams>>,
     tee_form: handoff::Tee,
     tee: Option<Arc<Tee>>,
     outlets: Outlets,
@@ -205,7 +216,7 @@ struct Side {
 impl Task {
     fn new(
         run: RunId,
-        streams: Arc<Streams>,
+        streams: watch::Receiver<Arc<Streams>>,
         pipes: Pipes,
         options: LineOptions,
         tee: Option<Arc<Tee>>,
@@ -241,7 +252,7 @@ impl Task {
 
     /// From the start marker to the last byte of the last writer.
     async fn serve(mut self, at_ms: u64, mut ended: mpsc::Receiver<Exit>) -> Result<(), Closed> {
-        let streams = Arc::clone(&self.outlet.streams);
+        let streams = self.outlet.streams();
         let lines = self.outlet.outlets.lines.clone();
         lines.send(begins(&streams, at_ms)).await?;
         let mut over = false;
@@ -250,6 +261,7 @@ impl Task {
                 Woken::Due => self.read().await?,
                 Woken::Ended(exit) => {
                     self.drain().await?;
+                    let streams = self.outlet.streams();
                     lines.send(ends(&streams, now_ms(), exit)).await?;
                     let drained = Event::Drained { run: self.run };
                     self.outlet.outlets.inbox.send(drained).await?;
@@ -436,24 +448,29 @@ impl LineOutlet {
         Ok(())
     }
 
+    fn streams(&self) -> Arc<Streams> {
+        Arc::clone(&self.streams.borrow())
+    }
+
     /// Sends one read's messages and marks, and waits for room.
     async fn send(&mut self, source: Source, mut batch: Batch) -> Result<(), Closed> {
         self.look_for_ready(&batch).await?;
         let counts = batch.marks.take();
+        let streams = self.streams();
         let read = batch.read.as_ref().unwrap_or(&batch.spans).iter();
         let texts = read.map(|span| &batch.chunk[span.start as usize..span.end as usize]);
         if texts.len() > 0 {
-            self.streams.recent.keep(now_ms(), texts);
+            streams.recent.keep(now_ms(), texts);
         }
         if !batch.spans.is_empty() {
             let bytes = batch
                 .spans
                 .iter()
                 .map(|span| u64::from(span.end - span.start));
-            let tally = &self.streams.tally;
+            let tally = &streams.tally;
             tally.add_lines(batch.spans.len() as u64, bytes.sum());
             let lines = Lines {
-                streams: Arc::clone(&self.streams),
+                streams: Arc::clone(&streams),
                 source,
                 read_ms: now_ms(),
                 chunk: Bytes::from(batch.chunk),
@@ -467,14 +484,14 @@ impl LineOutlet {
         for (key, what) in counts {
             if let Some((category, kind)) = marker::beat(&key, &what) {
                 let beat = Beat {
-                    stream_name: Arc::clone(self.streams.name()),
+                    stream_name: Arc::clone(streams.name()),
                     category: category.to_owned(),
                     what: kind,
                 };
                 self.outlets.beats.send(beat).await?;
             }
             let count = Count {
-                streams: Arc::clone(&self.streams),
+                streams: Arc::clone(&streams),
                 key,
                 what,
             };

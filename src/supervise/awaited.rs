@@ -109,7 +109,7 @@ impl Awaited {
 impl Asked {
     /// `not ready in time: camera is backoff, lidar is failed`.
     fn missing(&self) -> String {
-        let open = |open: &Open| format!("{} is {}", open.name, open.stands.as_str());
+        let open = |open: &Open| format!("{} is {}", open.name, open.stands.in_words());
         let open: Vec<String> = self.open.iter().map(open).collect();
         format!("not {} in time: {}", self.state.as_str(), open.join(", "))
     }

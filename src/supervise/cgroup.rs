@@ -8,13 +8,14 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::fs::{Mode, OFlags, XattrFlags, getxattr, setxattr};
 use tracing::{info, warn};
 
+use super::child::Group;
 use super::quota::{self, Part, Quotas};
 use super::tree;
 use crate::config::Service;
@@ -53,6 +54,7 @@ pub struct Place {
 
 struct Whole {
     path: PathBuf,
+    folder: OwnedFd,
     /// Writing `0` moves who writes.
     procs: File,
 }
@@ -113,7 +115,13 @@ impl Cgroups {
         let whole = path.and_then(|path| {
             let procs = File::options().write(true).open(path.join("cgroup.procs"));
             let procs = procs.ok()?;
-            Some(Whole { path, procs })
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let folder = rustix::fs::open(&path, flags, Mode::empty()).ok()?;
+            Some(Whole {
+                path,
+                folder,
+                procs,
+            })
         });
         let group = whole.as_ref().map(|whole| whole.path.as_path());
         let resources = &service.process.resources;
@@ -168,13 +176,17 @@ impl Marked {
 }
 
 impl Place {
+    /// For the child, to be born in.
+    pub fn group(&self) -> Option<Group> {
+        self.whole.as_ref().map(|whole| Group {
+            folder: whole.folder.as_raw_fd(),
+            procs: whole.procs.as_raw_fd(),
+        })
+    }
+
     /// For the child: `0` written to each moves it in.
     pub fn doors(&self) -> Vec<RawFd> {
-        let whole = self.whole.as_ref().map(|whole| whole.procs.as_raw_fd());
-        whole
-            .into_iter()
-            .chain(self.parts.iter().map(Part::door))
-            .collect()
+        self.parts.iter().map(Part::door).collect()
     }
 
     /// SIGKILL to everybody in it, also to who is being forked; whether anybody is left.

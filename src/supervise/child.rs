@@ -44,7 +44,9 @@ pub struct Program {
     pub stderr: RawFd,
     /// Where the child waits until its tracer holds it.
     pub gate: Option<Gate>,
-    /// Where `0` is written to move into the service's own control groups.
+    /// The service's own control group.
+    pub group: Option<Group>,
+    /// Where `0` is written to move into its groups of single controllers.
     pub group_doors: Vec<RawFd>,
     /// One more descriptor, and the number that it shall have.
     pub extra: Option<(RawFd, RawFd)>,
@@ -52,6 +54,20 @@ pub struct Program {
     pub halt: bool,
     /// Close-on-exec: where a failure is written, [`REPORT_BYTES`] at once.
     pub report: RawFd,
+}
+
+/// A folder of the unified tree, and the file in it to which who writes `0` moves there.
+#[derive(Clone, Copy)]
+pub struct Group {
+    pub folder: RawFd,
+    pub procs: RawFd,
+}
+
+/// Where the child found itself when it began.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Born {
+    InItsGroup,
+    BesideUs,
 }
 
 /// A pipe: a byte opens it, its end says that nobody will.
@@ -157,13 +173,13 @@ pub fn parse_report(report: &[u8]) -> Option<Failure> {
 ///
 /// # Safety
 /// Only in the child of a fork, with every signal blocked.
-pub unsafe fn become_program(program: &Program) -> ! {
+pub unsafe fn become_program(program: &Program, born: Born) -> ! {
     // SAFETY: the caller's promise; the descriptor is ours and open.
     unsafe {
         if let Some(gate) = program.gate {
             wait_at(gate);
         }
-        let (stage, index, errno) = match prepare_and_exec(program) {
+        let (stage, index, errno) = match prepare_and_exec(program, born) {
             Ok(never) => match never {},
             Err(failure) => failure,
         };
@@ -190,10 +206,13 @@ unsafe fn wait_at(gate: Gate) {
 enum Never {}
 
 /// SAFETY of all below: as `become_program`; every pointer is into `program`, which outlives them.
-unsafe fn prepare_and_exec(program: &Program) -> Result<Never, Failure> {
+unsafe fn prepare_and_exec(program: &Program, born: Born) -> Result<Never, Failure> {
     unsafe {
+        // Outside it is found by other means.
+        if let (Some(group), Born::BesideUs) = (program.group, born) {
+            libc::write(group.procs, b"0".as_ptr().cast(), 1);
+        }
         for door in &program.group_doors {
-            // Outside it is found by other means.
             libc::write(*door, b"0".as_ptr().cast(), 1);
         }
         check(Stage::Session, libc::setsid() as c_long)?;

@@ -192,6 +192,10 @@ impl Reaper {
                 (Some(entry), Ok(())) => {
                     entry.course.part = Part::Main;
                     let pid = entry.pid;
+                    info!(
+                        service = %entry.course.service.name,
+                        "gdbserver has it: until it detaches a crash is the debugger's to see and is not recorded"
+                    );
                     tell(inbox, Event::Spawned { run, pid, pipes });
                 }
                 (_, Err(error)) => {

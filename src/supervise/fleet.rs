@@ -307,8 +307,10 @@ impl Fleet {
             unit.unhealthy.clear();
             let service = unit.machine.service();
             let streams = &unit.streams;
-            if **streams.name() != *service.stream_name || streams.trim != service.trim {
-                unit.streams = Streams::new(&service.stream_name, service.trim);
+            if **streams.name() != *service.stream_name {
+                unit.streams = Streams::keeping(&service.stream_name, service.trim, service.keep);
+            } else if (streams.trim, streams.keep) != (service.trim, service.keep) {
+                unit.streams = streams.trimmed_as(service.trim, service.keep);
             }
         }
         if unit.again && !unit.machine.is_active() {

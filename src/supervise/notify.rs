@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::fleet::Fleet;
 use crate::handoff::State;
@@ -23,6 +23,8 @@ pub struct Notify {
     watchdog: Option<(Duration, Instant)>,
     ready: bool,
     stopping: bool,
+    /// The watchdog is not fed at present.
+    starved: bool,
     status: String,
 }
 
@@ -50,6 +52,7 @@ impl Notify {
             watchdog,
             ready: false,
             stopping: false,
+            starved: false,
             status: String::new(),
         }
     }
@@ -61,7 +64,8 @@ impl Notify {
 
     /// Tells what is new: that the first starts were made, how the services stand, that all
     /// is being stopped; and that we live.
-    pub fn tell(&mut self, fleet: &Fleet) {
+    /// The watchdog is only fed while the thread that starts and reaps comes round as well: `comes_round` says so.
+    pub fn tell(&mut self, fleet: &Fleet, comes_round: impl Fn() -> bool) {
         if self.manager.is_none() {
             return;
         }
@@ -89,7 +93,13 @@ impl Notify {
             && *due <= now
         {
             *due = now + *half;
-            message.push_str("WATCHDOG=1\n");
+            let starved = !comes_round();
+            if !starved {
+                message.push_str("WATCHDOG=1\n");
+            } else if !self.starved {
+                error!("the thread that starts and reaps hangs: the watchdog is not fed");
+            }
+            self.starved = starved;
         }
         self.send(&message);
     }

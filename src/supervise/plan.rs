@@ -1,8 +1,8 @@
 //! the services as they are, the new configuration → what a reload changes, and the change.
 //!
 //! Only services whose configuration changed are touched, and of those only the ones whose
-//! process or streams would be others are restarted: policy (restart, backoff, limits of
-//! starts, stop, dependencies, pools) applies at once.
+//! process or streams would be others are restarted (`config::diff` knows which): policy (restart,
+//! backoff, limits of starts, stop, dependencies, pools, trimming) applies at once.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::asked::{Asked, Goal};
 use super::fleet::{Fleet, Out, Presence};
 use super::machine;
-use crate::config::{Agent, Service};
+use crate::config::{Agent, Service, diff};
 use crate::record::StatusEvent;
 use crate::request::{Reply, RequestId};
 use crate::service::{ServiceId, ServiceName};
@@ -28,17 +28,6 @@ pub struct Plan {
     pub updated: Vec<ServiceName>,
 }
 
-/// Whether the change reaches the process or its streams.
-fn needs_restart(old: &Service, new: &Service) -> bool {
-    old.executable != new.executable
-        || old.args != new.args
-        || old.process != new.process
-        || old.kind != new.kind
-        || old.stream_name != new.stream_name
-        || old.trim != new.trim
-        || old.max_line != new.max_line
-}
-
 impl Fleet {
     pub fn plan(&self, services: &[Arc<Service>]) -> Plan {
         let mut plan = Plan::default();
@@ -51,7 +40,7 @@ impl Fleet {
             match old {
                 None => plan.added.push(name),
                 Some(old) if old == new => {}
-                Some(old) if needs_restart(old, new) => plan.restarted.push(name),
+                Some(old) if diff::needs_restart(old, new) => plan.restarted.push(name),
                 Some(_) => plan.updated.push(name),
             }
         }
@@ -186,6 +175,13 @@ impl Fleet {
                 both.any(|check| check.name == *name)
             });
             unit.machine.reconfigure(Arc::clone(new));
+            let streams = &unit.streams;
+            let same = (streams.trim, streams.keep) == (new.trim, new.keep);
+            if **streams.name() == *new.stream_name && !same {
+                unit.streams = streams.trimmed_as(new.trim, new.keep);
+                let run = unit.machine.run();
+                out.push(Out::Of(id, machine::Out::Trimmed(run)));
+            }
             let what = what.to_owned();
             let said = machine::Out::Say(StatusEvent::Reload { what });
             out.push(Out::Of(id, said));

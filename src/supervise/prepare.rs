@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::accounts::{self, Account};
-use super::child::{OomScore, Program, Strings};
+use super::child::{Group, OomScore, Program, Strings};
 use super::environment::{self, Environment};
 use crate::config::{Identity, IoPriority, Process, Scheduling, Service};
 use crate::event::SpawnFailure;
@@ -63,7 +63,8 @@ pub struct Ends {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub report: RawFd,
-    /// See [`Program::group_doors`].
+    /// See [`Program`] for both.
+    pub group: Option<Group>,
     pub group_doors: Vec<RawFd>,
 }
 
@@ -150,6 +151,7 @@ pub fn prepare<'a>(
         stderr: ends.stderr,
         gate: None,
         halt: false,
+        group: ends.group,
         group_doors: ends.group_doors.clone(),
         extra: handed
             .ready_fd
@@ -197,6 +199,7 @@ pub fn prepare_helper(
         stderr: ends.stderr,
         gate: None,
         halt: false,
+        group: None,
         group_doors: Vec::new(),
         extra: None,
         report: ends.report,

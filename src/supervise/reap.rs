@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,9 @@ pub struct Orders {
 struct Shared {
     queue: Mutex<VecDeque<Order>>,
     bell: OwnedFd,
+    /// Signs of life asked of the main thread, and what it had heard of them when it last looked.
+    asked: AtomicU64,
+    shown: AtomicU64,
 }
 
 impl Orders {
@@ -83,6 +87,21 @@ impl Orders {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push_back(order);
+        self.ring();
+    }
+
+    /// Whether the main thread has come round since this was last asked; it is asked for the next time.
+    pub fn comes_round(&self) -> bool {
+        let Shared { asked, shown, .. } = &*self.shared;
+        let alive = shown.load(Ordering::Acquire) == asked.load(Ordering::Acquire);
+        if alive {
+            asked.fetch_add(1, Ordering::AcqRel);
+        }
+        self.ring();
+        alive
+    }
+
+    fn ring(&self) {
         // The counter only fills up when it is rung 2^64 times unheard.
         let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
     }
@@ -172,6 +191,8 @@ const TREE_LIMIT: Duration = Duration::from_millis(500);
 const TREE_PAUSE: Duration = Duration::from_millis(20);
 /// The same while the main process itself does not die (it hangs in the kernel).
 const STUCK_PAUSE: Duration = Duration::from_millis(500);
+/// Processes on their way to their programs at one time.
+const AT_ONCE: usize = 4;
 /// Bytes of one run's pipe: four of the kernel's.
 const PIPE_BYTES: usize = 256 * 1024;
 /// Bytes of all enlarged pipes: half of what one user may have before new ones shrink
@@ -189,6 +210,8 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
     let shared = Arc::new(Shared {
         queue: Mutex::new(VecDeque::new()),
         bell,
+        asked: AtomicU64::new(0),
+        shown: AtomicU64::new(0),
     });
     let (sigchld, rung_by_handler) = UnixStream::pair()?;
     sigchld.set_nonblocking(true)?;
@@ -260,6 +283,8 @@ impl Reaper {
             self.end_trees(&inbox);
             self.tasks.look(self.own_pid);
             self.end_slow_helpers();
+            let Shared { asked, shown, .. } = &*self.shared;
+            shown.store(asked.load(Ordering::Acquire), Ordering::Release);
         }
         self.kill_everything();
     }
@@ -367,6 +392,8 @@ impl Reaper {
     }
 
     fn obey(&mut self, inbox: &Sender<Event>) -> Flow {
+        // Starts that follow each other overlap: while one becomes its program, the next is forked.
+        let mut launching = VecDeque::new();
         loop {
             // Taken one by one: an order may be given while an earlier one is carried out.
             let order = self
@@ -375,6 +402,15 @@ impl Reaper {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
+            let at_once = match order {
+                Some(Order::Spawn { .. }) => AT_ONCE - 1,
+                Some(_) | None => 0,
+            };
+            while launching.len() > at_once
+                && let Some(first) = launching.pop_front()
+            {
+                self.arrive(first, inbox);
+            }
             match order {
                 None => return Flow::Go,
                 Some(Order::Quit) => return Flow::Quit,
@@ -382,7 +418,7 @@ impl Reaper {
                     run,
                     service,
                     handed,
-                }) => self.begin(run, service, handed, inbox),
+                }) => launching.extend(self.begin(run, service, handed, inbox)),
                 Some(Order::MainPid { run, pid }) => self.main_pid(run, pid),
                 Some(Order::Hung { run }) => self.hung(run, inbox),
                 Some(Order::Signal { run, signal }) => self.signal(run, signal),

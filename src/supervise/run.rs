@@ -22,6 +22,7 @@ use super::lane::Lane;
 use super::machine;
 use super::notice::Notice;
 use super::notify::Notify;
+use super::probe::Keys;
 use super::reap::{Order, Orders};
 use super::share;
 use super::status::{self, Own, Question};
@@ -32,7 +33,7 @@ use crate::config::lifecycle::ReadyBy;
 use crate::config::{Agent, Config};
 use crate::event::{AgentSignal, Event};
 use crate::handoff::{
-    Board, Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
+    AskRedis, Board, Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
 };
 use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
 use crate::request::{Reply, Request, RequestId};
@@ -60,6 +61,8 @@ pub struct Hands {
     pub sink: watch::Receiver<SinkGauge>,
     pub health: watch::Receiver<HealthGauge>,
     pub reload: Load,
+    /// For readiness by a key of Redis.
+    pub redis: AskRedis,
 }
 
 /// Reads the configuration anew; the error is what `agent check` would say.
@@ -84,8 +87,13 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
         sink,
         health,
         reload,
+        redis,
     } = hands;
-    let (watches, mut seen) = Watches::new(orders.clone(), config.redis.clone());
+    let keys = Keys {
+        ask: redis,
+        prefix: config.redis.key_prefix.clone(),
+    };
+    let (watches, mut seen) = Watches::new(orders.clone(), keys);
     let mut shell = Shell {
         watches,
         manner,
@@ -507,7 +515,7 @@ impl Shell {
                 fleet::Out::End(end) => code = Some(end),
             }
         }
-        self.notify.tell(&self.fleet);
+        self.notify.tell(&self.fleet, || self.orders.comes_round());
         code
     }
 
@@ -580,6 +588,7 @@ impl Shell {
                 self.happened(id, "error", &entry);
                 self.say(entry);
             }
+            Out::Trimmed(run) => self.feed.send(Feed::Trim { run, streams }),
             Out::Ended(run, exit) => {
                 self.watches.over(run);
                 self.feed.send(Feed::End { run, exit });

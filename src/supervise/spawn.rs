@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::OptionalActions;
 
 use super::cgroup::Place;
-use super::child::{self, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
+use super::child::{self, Born, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
 use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 pub use super::prepare::{Handed, Inherited};
 use crate::config::Service;
@@ -86,18 +86,50 @@ pub fn launch(
     writers: Option<&Writers>,
     place: Option<&Place>,
 ) -> Result<Pid, SpawnFailure> {
-    launch_traced(inherited, service, what, writers, place, None).map(|(pid, _)| pid)
+    let launched = set_off(inherited, service, what, writers, place, None)?;
+    launched.arrive(service, None)
 }
 
-/// The same under a tracer; beside the process, why it could not attach (errno).
-pub fn launch_traced(
+/// A process on its way to its program.
+pub struct Launched {
+    pub pid: Pid,
+    report: OwnedFd,
+    program: Program,
+    /// Why it is not traced though it should be (errno).
+    pub untraced: Option<i32>,
+}
+
+impl Launched {
+    /// Waits until its `exec` has succeeded or failed. `tracer`: the one that it set off with.
+    ///
+    /// # Errors
+    /// As [`launch`].
+    pub fn arrive(
+        self,
+        service: &Service,
+        tracer: Option<&mut dyn Tracer>,
+    ) -> Result<Pid, SpawnFailure> {
+        if let Some(tracer) = tracer
+            && self.untraced.is_none()
+        {
+            attend_until_told(&self.report, self.pid, tracer);
+        }
+        match read_report(self.report) {
+            None => Ok(self.pid),
+            Some(failure) => Err(describe(service, &self.program, failure)),
+        }
+    }
+}
+
+/// As [`launch`], under a tracer where there is one, without the wait.
+pub fn set_off(
     inherited: &Inherited,
     service: &Service,
     what: What<'_>,
     writers: Option<&Writers>,
     place: Option<&Place>,
     tracer: Option<&mut dyn Tracer>,
-) -> Result<(Pid, Option<i32>), SpawnFailure> {
+) -> Result<Launched, SpawnFailure> {
     let (report, report_child) = pipe()?;
     let report_child =
         clear_of(report_child, what).map_err(|errno| failed("creating a pipe", errno))?;
@@ -107,6 +139,7 @@ pub fn launch_traced(
         stdout: writers.map_or(null, |writers| writers.stdout.as_raw_fd()),
         stderr: writers.map_or(null, |writers| writers.stderr.as_raw_fd()),
         report: report_child.as_raw_fd(),
+        group: place.and_then(Place::group),
         group_doors: place.map(Place::doors).unwrap_or_default(),
     };
     let nothing = Handed::default();
@@ -139,15 +172,13 @@ pub fn launch_traced(
         // Before the child changes its user: afterwards that needs a privilege.
         untraced = tracer.seize(pid, service.capture.forks).err();
         let _ = rustix::io::write(&opener, &[1]);
-        if untraced.is_none() {
-            attend_until_told(&report, pid, tracer);
-        }
     }
-    drop(opener);
-    match read_report(report) {
-        None => Ok((pid, untraced)),
-        Some(failure) => Err(describe(service, &program, failure)),
-    }
+    Ok(Launched {
+        pid,
+        report,
+        program,
+        untraced,
+    })
 }
 
 /// A program of the service's that serves the agent rather than the service: `argv`, as its user, and what it says
@@ -177,6 +208,7 @@ pub fn start_helper(inherited: &Inherited, helper: &Helper) -> Result<(Pid, Pipe
         stdout: stdout_child.as_raw_fd(),
         stderr: stderr_child.as_raw_fd(),
         report: report_child.as_raw_fd(),
+        group: None,
         group_doors: Vec::new(),
     };
     let program = prepare_helper(inherited, helper, &ends)?;
@@ -196,7 +228,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
 }
 
 /// A traced child that stops before its `exec` (a program that the kernel cannot load dies of SIGSEGV there) would
-/// wait for us, and we for its report.
+/// wait for us, and we for its report. Where it has stopped right after its `exec` already, it is let go at once.
 fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
     const LOOK: rustix::event::Timespec = rustix::event::Timespec {
         tv_sec: 0,
@@ -205,24 +237,27 @@ fn attend_until_told(report: &OwnedFd, pid: Pid, tracer: &mut dyn Tracer) {
     loop {
         let mut told = [PollFd::new(report, PollFlags::IN)];
         match poll(&mut told, Some(&LOOK)) {
-            Ok(0) => {}
-            Err(Errno::INTR) => continue,
-            Ok(_) | Err(_) => return,
+            Ok(0) => attend(pid, tracer),
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return attend(pid, tracer),
         }
-        // Only a stop is taken: its end is the reaper's.
-        // SAFETY: plain data, valid when zeroed, which the call writes.
-        let status = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
-            let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
-            if done != 0 || info.si_pid() == 0 {
-                continue;
-            }
-            info.si_status()
-        };
-        // Nothing is copied here: there is no program yet. As wait4(2) would have told it.
-        let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
     }
+}
+
+/// Only a stop is taken: its end is the reaper's.
+fn attend(pid: Pid, tracer: &mut dyn Tracer) {
+    // SAFETY: plain data, valid when zeroed, which the call writes.
+    let status = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+        let done = libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, options);
+        if done != 0 || info.si_pid() == 0 {
+            return;
+        }
+        info.si_status()
+    };
+    // Nothing is copied here: its program has not begun. As wait4(2) would have told it.
+    let _ = tracer.stopped(pid, (status << 8) | 0x7f, &mut Vec::new());
 }
 
 /// Beyond the number that the service's own descriptor shall have. The first one is closed:
@@ -293,10 +328,16 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
     // the child still shares.
     mask(&raw const all, &raw mut before);
     // SAFETY: the child calls nothing but `become_program`, which is async-signal-safe.
-    let pid = unsafe { libc::fork() };
+    let (pid, born) = unsafe {
+        match program.group.map(|group| clone_into(group.folder)) {
+            Some(pid @ 0..) => (pid, Born::InItsGroup),
+            // Before Linux 5.7, where a filter knows no clone3, and where the group is full.
+            Some(_) | None => (libc::fork(), Born::BesideUs),
+        }
+    };
     if pid == 0 {
         // SAFETY: this is the child of a fork and every signal is blocked.
-        unsafe { child::become_program(program) }
+        unsafe { child::become_program(program, born) }
     }
     let error = io::Error::last_os_error();
     mask(&raw const before, std::ptr::null_mut());
@@ -304,6 +345,28 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
         return Err(failed_io("forking", &error));
     }
     Ok(pid)
+}
+
+/// A fork whose child begins in a control group. To move there later takes a lock that every fork and exit of the
+/// machine shares, and after a quiet while a grace period of the kernel's: 10 ms and more.
+///
+/// # Safety
+/// As for a fork: the child may call only what is async-signal-safe. Unlike libc's it is in no list of libc's either.
+unsafe fn clone_into(group: RawFd) -> Pid {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    // struct clone_args of clone(2), as of Linux 5.7.
+    let mut arguments = [0u64; 11];
+    arguments[0] = CLONE_INTO_CGROUP;
+    arguments[4] = libc::SIGCHLD as u64;
+    arguments[10] = group as u64;
+    // SAFETY: the caller's promise; without CLONE_VM the child has memory of its own.
+    unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            arguments.as_ptr(),
+            size_of_val(&arguments),
+        ) as Pid
+    }
 }
 
 /// `None` at end of file: exec closed the other end.

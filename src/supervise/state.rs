@@ -176,6 +176,8 @@ pub enum Out {
     Say(StatusEvent),
     /// For the `error` stream.
     Trouble(String),
+    /// What the run's streams keep is another amount from now on.
+    Trimmed(RunId),
     /// The main process ended: its output is to be drained.
     Ended(RunId, Exit),
     /// There was no process: both markers, nothing to drain.

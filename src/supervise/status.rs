@@ -159,7 +159,7 @@ pub fn probe(
     if question == Question::Ready {
         if let Some(unit) = asked.iter().find(|unit| !is_ready(unit)) {
             let machine = &unit.machine;
-            let state = machine.shown().as_str();
+            let state = machine.shown().in_words();
             return unhealthy(format!("{} is {state}", machine.service().name));
         }
         if !sink.is_well() {

@@ -12,9 +12,10 @@ use tracing::warn;
 
 use super::cgroup::Place;
 use super::reap::{Reaper, Run, tell};
-use super::spawn::{self, Handed, What, Writers};
+use super::spawn::{self, Handed, Launched, What, Writers};
 use crate::config::Service;
 use crate::event::{DEBUG_SESSION, Event, SpawnFailure};
+use crate::handoff::Pipes;
 use crate::service::{Exit, Pid, RunId};
 
 /// What of a run its present process is.
@@ -90,19 +91,30 @@ pub(super) struct Course {
     pub trouble: Option<SpawnFailure>,
 }
 
+/// A run's main process on its way to its program.
+pub(super) struct Launching {
+    run: RunId,
+    launched: Launched,
+    traced: bool,
+    pipes: Option<Pipes>,
+}
+
 impl Reaper {
-    /// The first process of a run.
+    /// The first process of a run. Where that is its main one, its `exec` is still to be waited for.
     pub(super) fn begin(
         &mut self,
         run: RunId,
         service: Arc<Service>,
         handed: Handed,
         inbox: &Sender<Event>,
-    ) {
+    ) -> Option<Launching> {
         let (size, piped) = self.pipe_size();
         let (pipes, writers) = match spawn::output(&service, size) {
             Ok(both) => both,
-            Err(failure) => return tell(inbox, Event::SpawnFailed { run, failure }),
+            Err(failure) => {
+                tell(inbox, Event::SpawnFailed { run, failure });
+                return None;
+            }
         };
         let course = Course {
             part: Part::Main,
@@ -118,8 +130,9 @@ impl Reaper {
         if commands {
             tell(inbox, Event::Opened { run, pipes });
             self.before(run, 0, inbox);
+            None
         } else {
-            self.main(run, Some(pipes), inbox);
+            self.main(run, Some(pipes), inbox)
         }
     }
 
@@ -129,7 +142,10 @@ impl Reaper {
         };
         let service = Arc::clone(&entry.course.service);
         let Some(argv) = service.lifecycle.pre_start.get(number) else {
-            return self.main(run, None, inbox);
+            if let Some(launching) = self.main(run, None, inbox) {
+                self.arrive(launching, inbox);
+            }
+            return;
         };
         let (writers, place) = (entry.course.writers.as_ref(), entry.course.place.as_ref());
         match spawn::launch(
@@ -152,23 +168,23 @@ impl Reaper {
         }
     }
 
-    fn main(&mut self, run: RunId, pipes: Option<crate::handoff::Pipes>, inbox: &Sender<Event>) {
-        let Some(entry) = self.runs.get(&run) else {
-            return;
-        };
-        let service = Arc::clone(&entry.course.service);
+    fn main(
+        &mut self,
+        run: RunId,
+        pipes: Option<Pipes>,
+        inbox: &Sender<Event>,
+    ) -> Option<Launching> {
+        let service = Arc::clone(&self.runs.get(&run)?.course.service);
         if let Some(debug) = &service.debug {
-            return self.hold(run, debug, pipes, inbox);
+            self.hold(run, debug, pipes, inbox);
+            return None;
         }
         let traced = self.is_to_be_traced(&service);
-        let Some(entry) = self.runs.get_mut(&run) else {
-            return;
-        };
-        let course = &mut entry.course;
+        let course = &mut self.runs.get_mut(&run)?.course;
         course.part = Part::Main;
         let what = What::Main(&course.handed);
         let tracer = self.tracer.as_deref_mut().filter(|_| traced);
-        match spawn::launch_traced(
+        match spawn::set_off(
             &self.inherited,
             &service,
             what,
@@ -176,16 +192,50 @@ impl Reaper {
             course.place.as_ref(),
             tracer.map(|tracer| tracer as _),
         ) {
-            Ok((pid, untraced)) => {
-                Self::keep_only_what_follows(course);
+            Ok(launched) => {
+                self.by_pid.insert(launched.pid, run);
+                Some(Launching {
+                    run,
+                    launched,
+                    traced,
+                    pipes,
+                })
+            }
+            Err(failure) => {
+                self.fail(run, failure, inbox);
+                None
+            }
+        }
+    }
+
+    /// Its program runs, or does not.
+    pub(super) fn arrive(&mut self, launching: Launching, inbox: &Sender<Event>) {
+        let Launching {
+            run,
+            launched,
+            traced,
+            pipes,
+        } = launching;
+        let Some(entry) = self.runs.get_mut(&run) else {
+            return;
+        };
+        let service = Arc::clone(&entry.course.service);
+        let (pid, untraced) = (launched.pid, launched.untraced);
+        let tracer = self.tracer.as_deref_mut().filter(|_| traced);
+        match launched.arrive(&service, tracer.map(|tracer| tracer as _)) {
+            Ok(pid) => {
+                Self::keep_only_what_follows(&mut entry.course);
                 entry.lives(pid);
-                self.by_pid.insert(pid, run);
                 if let Some(errno) = untraced {
                     self.tell_untraced(&service, errno);
                 }
                 tell(inbox, Event::Spawned { run, pid, pipes });
             }
-            Err(failure) => self.fail(run, failure, inbox),
+            Err(failure) => {
+                self.fail(run, failure, inbox);
+                // An orphan like any other.
+                self.by_pid.remove(&pid);
+            }
         }
     }
 

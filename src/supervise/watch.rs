@@ -19,11 +19,11 @@ use tracing::{debug, warn};
 use super::notice::Notice;
 use super::notified::{self, Ear};
 use super::prepare::Handed;
-use super::probe;
+use super::probe::{self, Keys};
 use super::reap::{Order, Orders};
 use super::tasks::{Command, Output};
+use crate::config::Service;
 use crate::config::lifecycle::ReadyBy;
-use crate::config::{Redis, Service};
 use crate::handoff::{CommandWord, Teller};
 use crate::service::{Pid, RunId};
 
@@ -44,7 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Watches {
     seen: mpsc::Sender<Seen>,
     orders: Orders,
-    redis: Redis,
+    keys: Keys,
     runs: HashMap<RunId, Watched>,
 }
 
@@ -64,12 +64,12 @@ impl Drop for Watched {
 }
 
 impl Watches {
-    pub fn new(orders: Orders, redis: Redis) -> (Watches, mpsc::Receiver<Seen>) {
+    pub fn new(orders: Orders, keys: Keys) -> (Watches, mpsc::Receiver<Seen>) {
         let (seen, out) = mpsc::channel(64);
         let watches = Watches {
             seen,
             orders,
-            redis,
+            keys,
             runs: HashMap::new(),
         };
         (watches, out)
@@ -134,8 +134,8 @@ impl Watches {
                 tokio::spawn(ask(run, seen, async move || probe::http(&at, &path).await))
             }
             ReadyBy::Redis(key) => {
-                let (redis, key) = (self.redis.clone(), key.clone());
-                tokio::spawn(ask(run, seen, async move || probe::key(&redis, &key).await))
+                let (keys, key) = (self.keys.clone(), key.clone());
+                tokio::spawn(ask(run, seen, async move || keys.is_set(&key).await))
             }
             ReadyBy::Exec(argv) => {
                 let (orders, argv) = (self.orders.clone(), argv.clone());

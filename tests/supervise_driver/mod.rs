@@ -205,6 +205,7 @@ fn supervise(
         replies,
         sink,
         health,
+        redis: std::sync::Arc::new(|_| Box::pin(async { Err("there is none".to_owned()) })),
         reload: Box::new(|| {
             let path = std::env::var("SUPERVISE_RELOAD").map_err(|e| e.to_string())?;
             let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
@@ -263,6 +264,7 @@ fn be_logs(mut feeds: tokio::sync::mpsc::Receiver<Feed>, inbox: &tokio::sync::mp
                 let (inbox, ended) = (inbox.clone(), Arc::clone(&ended));
                 std::thread::spawn(move || read_run(run, pipes, &ended, &inbox));
             }
+            Feed::Trim { .. } => {}
             Feed::End { run, .. } => ended.lock().expect("no panic").push(run),
             Feed::NeverRan { run, exit, .. } => {
                 say(&format!("never ran {}", exit.code()));
