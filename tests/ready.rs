@@ -18,7 +18,8 @@ fn driver() {
     }
 }
 
-/// A program of sd_notify(3)'s protocol, as long as Python is there.
+/// A program of sd_notify(3)'s protocol, as long as Python is there. It sees to signals between two steps of its own:
+/// one that waits for them must not sleep for long.
 const SAY: &str = "import os,socket,sys,time
 def say(text):
     name = os.environ['NOTIFY_SOCKET']
@@ -188,7 +189,7 @@ fn who_asks_for_more_time_gets_it() {
          def end(*_):\n    say('STOPPING=1\\nEXTEND_TIMEOUT_USEC=20000000'); time.sleep(2.5); os._exit(0)\n\
          signal.signal(signal.SIGTERM, end)\n\
          say('EXTEND_TIMEOUT_USEC=20000000')\ntime.sleep(2.5)\nsay('READY=1')\n\
-         while True: time.sleep(1000)",
+         while True: time.sleep(0.02)",
     ) else {
         return;
     };
@@ -214,7 +215,7 @@ fn what_it_says_of_itself_is_shown() {
          def reload(*_):\n    say('RELOADING=1'); wait_for({again:?}); say('READY=1')\n\
          def end(*_):\n    say('STOPPING=1'); wait_for({over:?}); os._exit(0)\n\
          signal.signal(signal.SIGHUP, reload); signal.signal(signal.SIGTERM, end)\n\
-         say('READY=1')\nwhile True: time.sleep(1000)"
+         say('READY=1')\nwhile True: time.sleep(0.02)"
     )) else {
         return;
     };

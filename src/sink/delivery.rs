@@ -13,8 +13,8 @@
 //! have forgotten it. It is safe once Redis has answered anything two seconds later; where
 //! nothing else is asked by then, a `PING` is.
 //!
-//! From the first refusal on (`OOM`, `READONLY`, …) one small batch is in flight until one
-//! passes. A stream that refuses by itself (`WRONGTYPE`, `NOPERM`) is retried alone, holds
+//! From the first refusal on (`OOM`, `READONLY`, …) one entry is in flight until one passes:
+//! of several, the first could be refused and the next accepted. A stream that refuses by itself (`WRONGTYPE`, `NOPERM`) is retried alone, holds
 //! up no other, and gives up what has waited for a minute.
 
 use std::collections::VecDeque;
@@ -26,6 +26,7 @@ use super::recent::MEMORY;
 use super::refusal::{Refusal, classify};
 use super::resp::{Reply, command};
 use super::segment::{Claim, Tag};
+use super::shelf::CLAIMED_AHEAD;
 use super::stream::{Doubt, Ids, Parcel, Stuck};
 
 /// Entries in one batch: the knee of round trips against latency (PEERS: four batches of 64
@@ -418,11 +419,15 @@ impl Delivery {
         let start = out.len();
         let before = self.flights.len();
         let full = (self.backlog.bound() / 16).clamp(4 << 10, BATCH_BYTES);
+        let most = match self.refusing {
+            Some(_) => 1,
+            None => BATCH_ENTRIES,
+        };
         let mut entries = 0;
         for place in 0..count {
             let index = (self.turn + place) % count;
-            while entries < BATCH_ENTRIES && out.len() - start < full {
-                let room = (BATCH_ENTRIES - entries, full - (out.len() - start));
+            while entries < most && out.len() - start < full {
+                let room = (most - entries, full - (out.len() - start));
                 match self.send_from(index, now, now_ms, room, out) {
                     Some(sent) => entries += sent,
                     None => break,
@@ -454,7 +459,11 @@ impl Delivery {
             return None;
         }
         if stream.wants_claims() || stream.lacks_claim() {
-            let claims = stream.claim_ahead();
+            let most = match self.refusing {
+                Some(_) => 1,
+                None => CLAIMED_AHEAD,
+            };
+            let claims = stream.claim_ahead(most);
             if !claims.is_empty() {
                 self.claims.push((index, claims));
             }
@@ -525,6 +534,9 @@ impl Delivery {
                         keeps_claim: parcel.in_doubt(),
                     });
                     let doubted = parcel.in_doubt();
+                    if let Some(stream) = self.backlog.streams().get_mut(index) {
+                        stream.withdraw_claims();
+                    }
                     let outcome = self.refused(index, class, error, now);
                     if doubted && let Some(stream) = self.backlog.streams().get_mut(index) {
                         stream.ids = Ids::Unknown;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
-use super::redis::{Away, Why, Wire, connect};
+use super::redis::{Away, Why, Wire, reach};
+use super::sentinel;
 use crate::backoff::Backoff;
 use crate::config::{Endpoint, Redis};
 use crate::event::Event;
@@ -36,6 +37,8 @@ pub struct Link {
     settings: Redis,
     db: u32,
     voice: Voice,
+    /// Where the last connection led.
+    place: Option<Endpoint>,
     failures: u32,
     seed: u64,
     /// What was said last, so that it is said once.
@@ -49,6 +52,7 @@ impl Link {
             settings,
             db,
             voice,
+            place: None,
             failures: 0,
             seed,
             said: None,
@@ -65,9 +69,26 @@ impl Link {
             return std::future::pending().await;
         }
         loop {
-            match connect(&self.settings, self.db).await {
-                Ok(wire) => return wire,
+            match reach(&self.settings, self.db).await {
+                Ok((wire, place)) => {
+                    self.place = Some(place);
+                    return wire;
+                }
                 Err(away) => self.wait(away).await,
+            }
+        }
+    }
+
+    /// Ends once another server is the master; never where no sentinel could say so.
+    pub fn moved(&self) -> impl Future<Output = ()> + 'static {
+        let settings = self.settings.clone();
+        let place = self.place.clone();
+        async move {
+            match (&settings.sentinel, &place) {
+                (Some(sentinel), Some(place)) => {
+                    sentinel::moved(sentinel, settings.tls.as_ref(), place).await;
+                }
+                _ => std::future::pending().await,
             }
         }
     }

@@ -43,13 +43,18 @@ pub enum Why {
 
 /// Connects to database `db`.
 pub async fn connect(settings: &Redis, db: u32) -> Result<Box<dyn Wire>, Away> {
-    let mut wire = match timeout(PATIENCE, find(settings)).await {
-        Ok(Ok(wire)) => wire,
+    Ok(reach(settings, db).await?.0)
+}
+
+/// The same; says where that was.
+pub async fn reach(settings: &Redis, db: u32) -> Result<(Box<dyn Wire>, Endpoint), Away> {
+    let (mut wire, place) = match timeout(PATIENCE, find(settings)).await {
+        Ok(Ok(found)) => found,
         Ok(Err(error)) => return Err(outage(settings, &error.to_string())),
         Err(_) => return Err(outage(settings, "no answer")),
     };
     match timeout(PATIENCE, handshake(&mut wire, settings, db)).await {
-        Ok(Ok(())) => Ok(wire),
+        Ok(Ok(())) => Ok((wire, place)),
         Ok(Err(away)) => Err(away),
         Err(_) => Err(outage(settings, "no answer to the handshake")),
     }
@@ -65,12 +70,13 @@ fn outage(settings: &Redis, reason: &str) -> Away {
 }
 
 /// Where the settings say, or where a sentinel says that the master is.
-async fn find(settings: &Redis) -> io::Result<Box<dyn Wire>> {
+async fn find(settings: &Redis) -> io::Result<(Box<dyn Wire>, Endpoint)> {
     let tls = settings.tls.as_ref();
-    match &settings.sentinel {
-        None => open(&settings.endpoint, tls).await,
-        Some(sentinel) => open(&sentinel::master(sentinel, tls).await?, tls).await,
-    }
+    let place = match &settings.sentinel {
+        None => settings.endpoint.clone(),
+        Some(sentinel) => sentinel::master(sentinel, tls).await?,
+    };
+    Ok((open(&place, tls).await?, place))
 }
 
 pub async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> io::Result<Box<dyn Wire>> {
@@ -127,26 +133,46 @@ async fn handshake(wire: &mut Box<dyn Wire>, settings: &Redis, db: u32) -> Resul
         ),
         None => {}
     }
+    // RESP3 where it is spoken. A server that does not know HELLO, or a user who may not use
+    // it, stays with RESP2: replies say themselves what they are.
+    command(&mut out, &[b"HELLO", b"3"]);
     command(&mut out, &[b"SELECT", db.to_string().as_bytes()]);
     let broken = |error: io::Error| outage(settings, &error.to_string());
     wire.write_all(&out).await.map_err(broken)?;
     let mut buffer = Vec::new();
-    for _ in 0..1 + usize::from(password.is_some()) {
-        expect_ok(wire, &mut buffer, settings).await?;
+    if password.is_some() {
+        answer(wire, &mut buffer, settings, Asked::Needed).await?;
     }
-    Ok(())
+    answer(wire, &mut buffer, settings, Asked::Offered).await?;
+    answer(wire, &mut buffer, settings, Asked::Needed).await
 }
 
-/// Reads one reply; an error reply is why we stay away.
-async fn expect_ok(
+/// What an error means that answers a command of the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Why we stay away.
+    Needed,
+    /// Nothing, where the server only does not know it or does not let us.
+    Offered,
+}
+
+impl Asked {
+    fn tolerates(self, error: &[u8]) -> bool {
+        self == Asked::Offered && matches!(classify(error), Refusal::Forbidden | Refusal::Never)
+    }
+}
+
+/// Reads one reply.
+async fn answer(
     wire: &mut Box<dyn Wire>,
     buffer: &mut Vec<u8>,
     settings: &Redis,
+    asked: Asked,
 ) -> Result<(), Away> {
     loop {
         match parse(buffer) {
             Err(malformed) => return Err(outage(settings, &malformed.to_string())),
-            Ok(Some((Reply::Error(error), _))) => {
+            Ok(Some((Reply::Error(error), _))) if !asked.tolerates(error) => {
                 let text = String::from_utf8_lossy(error).into_owned();
                 return Err(match classify(error) {
                     Refusal::Credentials | Refusal::Connection if is_credentials(&text) => Away {

@@ -182,6 +182,9 @@ pub async fn receive_from(lane: &mut Option<mpsc::Receiver<Record>>) -> Option<R
     }
 }
 
+/// Why a connection is given up that works.
+pub const MOVED: &str = "the sentinels name another master";
+
 /// Why serving a connection ended.
 pub enum End {
     /// Everything is delivered, or there is no time left.
@@ -267,6 +270,8 @@ impl StreamLoop {
     async fn serve(&mut self, wire: Box<dyn Wire>, link: &mut Link) -> End {
         let mut session = Session::new(wire);
         let mut proved = false;
+        let moved = link.moved();
+        tokio::pin!(moved);
         loop {
             if self.is_finished() {
                 return End::Finished;
@@ -301,6 +306,7 @@ impl StreamLoop {
                 }
                 told = self.desk.told() => self.desk.take(told, &mut self.delivery),
                 record = self.intake.receive(lines_welcome) => self.absorb(record).await,
+                () = &mut moved => return End::Lost(MOVED.to_owned()),
                 () = until(deadline) => {
                     if !self.delivery.is_idle() && Instant::now() >= session.deadline() {
                         return End::Lost("no answer for 10 s".to_owned());

@@ -2,21 +2,26 @@
 //!
 //! Asked anew at every connection, each in turn until one knows. A master that was demoted
 //! refuses writes as a replica (`READONLY`): the connection is then given up, and the
-//! sentinels are asked again. Source:
+//! sentinels are asked again. One that was frozen while another took its place accepts writes
+//! for seconds before it is demoted, and forgets them then: so the sentinels are asked twice
+//! a second, too. Source:
 //! <https://redis.io/docs/latest/develop/reference/sentinel-clients/>
 
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::redis::open;
+use super::redis::{Wire, open};
 use super::resp::{Reply, command, parse};
 use crate::config::{Endpoint, Sentinel, Tls};
 
 /// For one sentinel: there are others.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two questions while connected: with it, what a demoted master forgets is still
+/// remembered here ([`super::recent::MEMORY`]).
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// # Errors
 /// No sentinel answered with an address; what the last one said.
@@ -32,8 +37,30 @@ pub async fn master(sentinel: &Sentinel, tls: Option<&Tls>) -> io::Result<Endpoi
     Err(failure)
 }
 
+/// Returns once a sentinel names another master than `current`.
+pub async fn moved(sentinel: &Sentinel, tls: Option<&Tls>, current: &Endpoint) {
+    loop {
+        for node in &sentinel.nodes {
+            if let Ok(Ok(mut wire)) = timeout(PATIENCE, open(node, tls)).await {
+                while let Ok(Ok(named)) =
+                    timeout(PATIENCE, question(&mut wire, &sentinel.master)).await
+                {
+                    if named != *current {
+                        return;
+                    }
+                    sleep(WATCH_EVERY).await;
+                }
+            }
+        }
+        sleep(WATCH_EVERY).await;
+    }
+}
+
 async fn ask(node: &Endpoint, master: &str, tls: Option<&Tls>) -> io::Result<Endpoint> {
-    let mut wire = open(node, tls).await?;
+    question(&mut open(node, tls).await?, master).await
+}
+
+async fn question(wire: &mut Box<dyn Wire>, master: &str) -> io::Result<Endpoint> {
     let mut out = Vec::new();
     command(
         &mut out,

@@ -19,7 +19,7 @@ use super::stream::{Doubt, Ids, Parcel, Stream};
 
 /// Entries whose IDs are told to the journal at once: a few milliseconds of sending for one
 /// `fsync`.
-const CLAIMED_AHEAD: u64 = 16_384;
+pub const CLAIMED_AHEAD: u64 = 16_384;
 /// Fewer than these left, and the next are told meanwhile.
 const CLAIMED_LOW: u64 = CLAIMED_AHEAD / 2;
 
@@ -124,9 +124,9 @@ impl Stream {
             })
     }
 
-    /// Gives the next parcels their IDs, to be told to the journal; nothing where that is
-    /// under way.
-    pub fn claim_ahead(&mut self) -> Vec<Claim> {
+    /// Gives the next parcels their IDs, about `most` entries, to be told to the journal;
+    /// nothing where that is under way.
+    pub fn claim_ahead(&mut self, most: u64) -> Vec<Claim> {
         let mut claims = Vec::new();
         let (Some(tag), Ids::Ours { mut last }, None) =
             (self.shelf.tag, self.ids, self.shelf.claiming)
@@ -141,7 +141,7 @@ impl Stream {
             false => self.shelf.away.start,
         };
         for parcel in self.parcels_mut() {
-            if parcel.order() >= upto.min(before_away) || count >= CLAIMED_AHEAD {
+            if parcel.order() >= upto.min(before_away) || count >= most {
                 break;
             }
             let known = parcel.claim().is_some() && parcel.order() < cleared;
@@ -180,8 +180,12 @@ impl Stream {
         }
     }
 
-    /// A new connection: IDs that were given and never used are given anew.
+    /// A new connection, or one before them was refused and gets a later ID: those that were
+    /// given and never used are given anew.
     pub fn withdraw_claims(&mut self) {
+        if self.shelf.cleared == 0 && self.shelf.claiming.is_none() {
+            return;
+        }
         self.shelf.cleared = 0;
         for parcel in self.parcels_mut() {
             if parcel.doubt() == Doubt::None {

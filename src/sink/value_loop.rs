@@ -13,7 +13,7 @@ use super::delivery::Hangup;
 use super::link::Link;
 use super::orders::{Order, Outcome};
 use super::redis::Wire;
-use super::run::{End, Farewell, LastPools, receive_from, until};
+use super::run::{End, Farewell, LastPools, MOVED, receive_from, until};
 use super::session::Session;
 use super::spool::SILENCE;
 use super::values::Values;
@@ -118,6 +118,8 @@ impl ValueLoop {
 
     async fn serve(&mut self, wire: Box<dyn Wire>, link: &mut Link) -> End {
         let mut session = Session::new(wire);
+        let moved = link.moved();
+        tokio::pin!(moved);
         loop {
             if self.is_finished() {
                 return End::Finished;
@@ -148,6 +150,7 @@ impl ValueLoop {
                 }
                 record = receive_from(&mut self.records) => self.absorb(record),
                 outcome = answer(&mut self.notebook) => self.noted(&outcome),
+                () = &mut moved => return End::Lost(MOVED.to_owned()),
                 () = until(deadline) => {
                     if !self.values.is_idle() && Instant::now() >= session.deadline() {
                         return End::Lost("no answer for 10 s".to_owned());

@@ -78,7 +78,7 @@ impl RedisServer {
 
     /// Starts it (again): with its data where it saved any.
     pub fn up(&mut self) {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(redis_program());
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--unixsocket", &self.socket().to_string_lossy()])
@@ -157,11 +157,25 @@ impl Drop for RedisServer {
     }
 }
 
+/// `$REDIS_SERVER`: another release, or Valkey.
+pub fn redis_program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// A port that nobody listens on, below those that the kernel gives to connections: a server
+/// that is started again a moment later must still find it free.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    for _ in 0..COUNT {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 101;
+        let port = (FIRST + number % COUNT) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
 }
 
 /// Waits for a condition, up to a minute (the machine may be busy).

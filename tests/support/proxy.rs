@@ -33,6 +33,14 @@ enum Way {
     Reply,
 }
 
+/// Where a proxy leads to.
+#[derive(Clone, Debug)]
+pub enum Server {
+    Unix(PathBuf),
+    /// On the loopback.
+    Port(u16),
+}
+
 pub struct Proxy {
     port: u16,
     shared: Arc<Mutex<Shared>>,
@@ -42,6 +50,7 @@ struct Shared {
     fault: Fault,
     seed: u64,
     open: Vec<TcpStream>,
+    server: Server,
 }
 
 impl Shared {
@@ -54,13 +63,14 @@ impl Shared {
 }
 
 impl Proxy {
-    pub fn start(server: PathBuf, seed: u64) -> Proxy {
+    pub fn start(server: Server, seed: u64) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Mutex::new(Shared {
             fault: Fault::None,
             seed: seed | 1,
             open: Vec::new(),
+            server,
         }));
         let proxy = Proxy {
             port,
@@ -68,7 +78,7 @@ impl Proxy {
         };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                accept(client, &server, &shared);
+                accept(client, &shared);
             }
         });
         proxy
@@ -76,6 +86,15 @@ impl Proxy {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// New connections lead to another server; those that are there end.
+    pub fn lead_to(&self, server: Server) {
+        let mut shared = self.shared.lock().expect("not poisoned");
+        shared.server = server;
+        for stream in std::mem::take(&mut shared.open) {
+            end(&stream, Fault::Refuse);
+        }
     }
 
     pub fn set(&self, fault: Fault) {
@@ -109,40 +128,70 @@ fn end(stream: &TcpStream, fault: Fault) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn accept(client: TcpStream, server: &PathBuf, shared: &Arc<Mutex<Shared>>) {
-    let fault = {
+fn accept(client: TcpStream, shared: &Arc<Mutex<Shared>>) {
+    let (fault, server) = {
         let mut held = shared.lock().expect("not poisoned");
         if let Ok(copy) = client.try_clone() {
             held.open.push(copy);
         }
-        held.fault
+        (held.fault, held.server.clone())
     };
     if matches!(fault, Fault::Refuse | Fault::Reset) {
         end(&client, fault);
         return;
     }
-    let Ok(server) = UnixStream::connect(server) else {
-        return;
-    };
-    let (Ok(client_in), Ok(server_in)) = (client.try_clone(), server.try_clone()) else {
-        return;
-    };
+    match server {
+        Server::Unix(path) => {
+            if let Ok(server) = UnixStream::connect(path) {
+                join(
+                    &client,
+                    &server,
+                    shared,
+                    (UnixStream::try_clone, UnixStream::shutdown),
+                );
+            }
+        }
+        Server::Port(port) => {
+            if let Ok(server) = TcpStream::connect(("127.0.0.1", port)) {
+                join(
+                    &client,
+                    &server,
+                    shared,
+                    (TcpStream::try_clone, TcpStream::shutdown),
+                );
+            }
+        }
+    }
+}
+
+/// What both kinds of sockets can, and no trait of std says.
+type Ways<S> = (
+    fn(&S) -> std::io::Result<S>,
+    fn(&S, Shutdown) -> std::io::Result<()>,
+);
+
+/// Copies both ways until one of them ends.
+fn join<S>(client: &TcpStream, server: &S, shared: &Arc<Mutex<Shared>>, (dup, close): Ways<S>)
+where
+    S: Read + Write + Send + 'static,
+{
     for way in [Way::Request, Way::Reply] {
         let shared = Arc::clone(shared);
-        let (client, server) = (client.try_clone(), server.try_clone());
-        let (client_in, server_in) = (client_in.try_clone(), server_in.try_clone());
-        let (Ok(client), Ok(server), Ok(client_in), Ok(server_in)) =
-            (client, server, client_in, server_in)
-        else {
+        let (Ok(client), Ok(client_in), Ok(server), Ok(mut server_in)) = (
+            client.try_clone(),
+            client.try_clone(),
+            dup(server),
+            dup(server),
+        ) else {
             return;
         };
         std::thread::spawn(move || {
             match way {
-                Way::Request => copy(client_in, &server, way, &shared),
+                Way::Request => copy(client_in, &mut server_in, way, &shared),
                 Way::Reply => copy(server_in, &client, way, &shared),
             }
             let _ = client.shutdown(Shutdown::Both);
-            let _ = server.shutdown(Shutdown::Both);
+            let _ = close(&server, Shutdown::Both);
         });
     }
 }
