@@ -275,14 +275,23 @@ impl<'a, 'm> Space<'a, 'm> {
                     self.check(&row, caller)
                 }
                 Err(Failure::Outermost) => Err(End::Outermost),
-                Err(Failure::NoFrameAddress) => self.without_rules(frame).ok_or(End::Unknown),
+                Err(Failure::NoFrameAddress) => self.guessed(frame),
                 Err(Failure::NoReturnAddress) => Err(End::NotInCore(registers.sp().unwrap_or(0))),
             };
         }
         if self.is_entry(pc) {
             return Err(End::Outermost);
         }
-        self.without_rules(frame).ok_or(End::Unknown)
+        self.guessed(frame)
+    }
+
+    /// Where there are no rules. A handler may have interrupted a stack that the core does not hold.
+    fn guessed(&self, frame: &Frame) -> Result<Caller, End> {
+        self.without_rules(frame)
+            .ok_or_else(|| match frame.registers.sp() {
+                Some(sp) if self.memory.u64(sp).is_none() => End::NotInCore(sp),
+                Some(_) | None => End::Unknown,
+            })
     }
 
     /// A handler returns to the first byte of the trampoline, and some describe only from there on.
