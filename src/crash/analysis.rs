@@ -119,6 +119,20 @@ fn space<'a, 'm>(
         .chain(linker_entry)
         .collect();
     let mut space = Space::new(core.machine, &core.memory, core.pac_mask, entries);
+    for module in modules.iter().filter(|module| module.is_go()) {
+        // Go's signal handler makes what it interrupted look as if that had called `sigpanic`.
+        space.raised.extend(module.code_of("runtime.sigpanic"));
+        // They run functions on another stack, and their callers stand on the one before.
+        let names = ["runtime.systemstack", "runtime.mcall", "runtime.asmcgocall"];
+        let names = names.into_iter().flat_map(|name| {
+            [Some(name.to_owned()), Some(format!("{name}.abi0"))]
+                .into_iter()
+                .flatten()
+        });
+        space
+            .switches
+            .extend(names.filter_map(|name| module.code_of(&name)));
+    }
     for module in modules {
         let frames = module.debug_frames(files);
         let tables = Rc::new(Tables::new(

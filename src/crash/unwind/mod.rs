@@ -20,6 +20,7 @@ use crate::crash::memory::Memory;
 use rules::{Failure, Row};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use tables::Tables;
 
@@ -111,6 +112,10 @@ pub struct Space<'a, 'm> {
     pub pac_mask: u64,
     /// Where the process begins (`AT_ENTRY`, the dynamic linker's entry).
     pub entries: Vec<u64>,
+    /// Code that looks called by an instruction at which a signal stopped.
+    pub raised: Vec<Range<u64>>,
+    /// Code that has changed the stack in a way that its tables do not tell: what comes next is a guess.
+    pub switches: Vec<Range<u64>>,
     modules: Vec<(u64, u64, Rc<Tables<'a>>)>,
     /// Frames that may still be followed, over all threads.
     frames_left: Cell<usize>,
@@ -136,6 +141,8 @@ impl<'a, 'm> Space<'a, 'm> {
             memory,
             pac_mask,
             entries,
+            raised: Vec::new(),
+            switches: Vec::new(),
             modules: Vec::new(),
             frames_left: Cell::new(MAX_FRAMES_IN_ALL),
             rows: RefCell::default(),
@@ -180,6 +187,7 @@ impl<'a, 'm> Space<'a, 'm> {
         };
         let mut changes = 0;
         let mut overwritten = None;
+        let mut is_doubtful = false;
         let end = loop {
             let mut next = self.caller(&mut current);
             if let Err(end @ End::Overwritten(_)) = next {
@@ -188,6 +196,9 @@ impl<'a, 'm> Space<'a, 'm> {
             }
             let next = next.and_then(|caller| self.accept(&current, caller, &mut changes));
             let depth = current.depth + 1;
+            let is_within = |code: &Range<u64>| code.contains(&current.lookup_address());
+            let raised = self.raised.iter().any(is_within);
+            let on_other_stack = self.switches.iter().any(is_within);
             keep(&mut inner, &mut outer, current);
             match next {
                 Err(end) => break end,
@@ -197,11 +208,14 @@ impl<'a, 'm> Space<'a, 'm> {
                     trust,
                     interrupted,
                 }) => {
+                    // Where the kernel saved registers all is certain again.
+                    is_doubtful = (is_doubtful || on_other_stack) && trust != Trust::Context;
+                    let trust = if is_doubtful { Trust::Scan } else { trust };
                     current = Frame {
                         depth,
                         registers,
                         trust,
-                        interrupted,
+                        interrupted: interrupted || raised,
                         frame_address: None,
                         trampoline: false,
                     };
