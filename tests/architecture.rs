@@ -69,6 +69,7 @@ const EDGES: &[&str] = &[
     "crash/capture/ptrace.rs",
     "crash/examiner.rs",
     "crash/images.rs",
+    "crash/keeper.rs",
     "crash/kernel.rs",
     "crash/kernel/owner.rs",
     "crash/run.rs",
