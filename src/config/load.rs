@@ -104,6 +104,7 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
     }
     let mut loaded = check::check(sources, &root, form, files, environment)?;
     loaded.warnings.extend(warnings);
+    loaded.config.file = std::path::absolute(path).ok();
     if form == Form::Short {
         anchor(&mut loaded);
     }
