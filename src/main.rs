@@ -318,10 +318,14 @@ fn logs(args: &[OsString]) -> i32 {
     }
 }
 
-/// What names the streams and where they are: the file that is named, else that of the running agent, else the usual.
+/// What names the streams and where they are: the file that is named, else that of the agent that `AGENT_SOCKET` names,
+/// else the usual one, else that of any agent that runs.
 fn config_of_logs(path: Option<&Path>) -> Result<Config, Diagnostics> {
     let environment = Environment::read();
-    if path.is_some() || environment.config.is_some() {
+    let is_named = path.is_some() || environment.config.is_some();
+    let is_usual = std::env::var_os("AGENT_SOCKET").is_none() && load::standard() == Standard::File;
+    // Beside an agent that hangs nothing is asked that a file can answer.
+    if is_named || is_usual {
         return load::load(path, &environment).map(|loaded| loaded.config);
     }
     let Some(status) = running() else {
