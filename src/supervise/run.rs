@@ -100,6 +100,8 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             since: now,
             state_dir: config.agent.state_dir.clone(),
+            config: config.file.clone(),
+            redis_url: config.redis.shown_url(),
         },
         fleet,
         orders,
