@@ -32,6 +32,7 @@ const EDGES: &[&str] = &[
     "supervise/held.rs",
     "supervise/lane.rs",
     "supervise/prepare.rs",
+    "supervise/privileges.rs",
     "supervise/spawn.rs",
     "supervise/tasks.rs",
     "supervise/tree.rs",

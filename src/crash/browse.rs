@@ -86,7 +86,9 @@ fn parse(args: &[OsString]) -> Result<Asked, String> {
         ["export", id, folder] => What::Export((*id).to_owned(), PathBuf::from(folder)),
         ["show"] => return Err("show which one?".to_owned()),
         ["export", ..] => return Err("export takes an ID and a folder".to_owned()),
-        [word, ..] => return Err(format!("unexpected word {word:?}")),
+        ["list", word, ..] | ["show", _, word, ..] | [word, ..] => {
+            return Err(format!("unexpected word {word:?}"));
+        }
     };
     Ok(Asked { what, json, config })
 }

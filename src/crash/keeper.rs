@@ -43,8 +43,9 @@ impl Keeper {
 
     async fn kept(&self, mut dying: Dying) -> Dying {
         let is_news = || {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            !known.is_often_at(&dying.service, &dying.snapshot.site, Instant::now())
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let (id, site) = (&dying.crash_id, &dying.snapshot.site);
+            known.is_to_wait(id, &dying.service, site, Instant::now())
         };
         let is_record = matches!(dying.cause, Cause::Crash | Cause::Hang);
         let size = match &dying.snapshot.core {

@@ -20,6 +20,8 @@ pub struct Known {
     sites: HashMap<(ServiceName, String), String>,
     /// When each signature of a service was reported in full.
     told: HashMap<Same, VecDeque<Instant>>,
+    /// Crashes that wait on disk for their analysis, by identifier, and where they happened.
+    waiting: HashMap<String, (ServiceName, String)>,
 }
 
 impl Known {
@@ -34,11 +36,39 @@ impl Known {
         same.is_some_and(|same| self.is_often(&same, now))
     }
 
+    /// Whether one more crash at a place will be reported in full, as far as can be told before its analysis: then it
+    /// waits, until [`Known::is_taken_up`].
+    pub fn is_to_wait(
+        &mut self,
+        id: &str,
+        service: &ServiceName,
+        site: &str,
+        now: Instant,
+    ) -> bool {
+        let same = self.at(service, site);
+        let told = same.map_or(0, |same| self.lately(&same, now));
+        let place = (service.clone(), site.to_owned());
+        let waiting = self.waiting.values().filter(|at| **at == place).count();
+        let is_to_wait = told + waiting < RATE;
+        if is_to_wait {
+            self.waiting.insert(id.to_owned(), place);
+        }
+        is_to_wait
+    }
+
+    pub fn is_taken_up(&mut self, id: &str) {
+        self.waiting.remove(id);
+    }
+
     /// Whether a signature was reported in full as often as it may be.
     pub fn is_often(&self, same: &Same, now: Instant) -> bool {
+        self.lately(same, now) >= RATE
+    }
+
+    fn lately(&self, same: &Same, now: Instant) -> usize {
         let told = self.told.get(same).into_iter().flatten();
         let recently = |at: &&Instant| now.duration_since(**at) < RATE_INTERVAL;
-        told.filter(recently).count() >= RATE
+        told.filter(recently).count()
     }
 
     pub fn learn(&mut self, service: &ServiceName, site: String, signature: &str) {
@@ -83,6 +113,16 @@ mod tests {
         assert!(known.is_often_at(&camera, "SEGV x+1", now));
         assert!(!known.is_often_at(&camera, "SEGV x+2", now));
         assert!(!known.is_often_at(&radar, "SEGV x+1", now));
+        // Of those that wait some will be counted only.
+        let waits = |known: &mut Known, id: u32, service| {
+            known.is_to_wait(&id.to_string(), service, "SEGV x+1", now)
+        };
+        assert!(!waits(&mut known, 0, &camera));
+        known.told((radar.clone(), "abc".to_owned()), now);
+        let waiting = (1..20).filter(|id| waits(&mut known, *id, &radar)).count();
+        assert_eq!(waiting, RATE - 1);
+        known.is_taken_up("1");
+        assert!(waits(&mut known, 21, &radar));
         let later = now + RATE_INTERVAL;
         assert!(!known.is_often_at(&camera, "SEGV x+1", later));
         known.forget_old(later);

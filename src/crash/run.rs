@@ -140,6 +140,7 @@ fn end(signal: Signal) -> End {
 
 impl Line {
     async fn crash(&mut self, mut dying: Dying) {
+        self.known().is_taken_up(&dying.crash_id);
         let is_late = |since: &Instant| since.elapsed() >= LAST_LIMIT;
         if self.ending.get().is_some_and(is_late) && self.is_left(&dying) {
             info!(service = %dying.service, "{} is left to the next start", dying.crash_id);
@@ -173,7 +174,11 @@ impl Line {
             }
         };
         if let Some(trouble) = &dying.snapshot.trouble {
-            report.notes.push(format!("captured in part: {trouble}"));
+            let how = match is_missing {
+                true => "not captured",
+                false => "captured in part",
+            };
+            report.notes.push(format!("{how}: {trouble}"));
         }
         let Unfinished { log, message } = last_words_of(&dying);
         report.log = log;
@@ -190,6 +195,15 @@ impl Line {
                 return;
             }
             report.seen = serde_json::to_value(seen).ok();
+            self.known().told(same, now);
+        } else {
+            // Of what has no stack nothing tells one crash from another.
+            let same = (dying.service.clone(), String::new());
+            if self.known().is_often(&same, now) {
+                self.store.remove(&dying.crash_id);
+                info!(service = %dying.service, "one more crash without a stack: not recorded");
+                return;
+            }
             self.known().told(same, now);
         }
         self.tell(dying, report).await;

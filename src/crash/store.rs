@@ -64,7 +64,7 @@ impl Store {
     pub fn put_off(&self, id: &str, core_bytes: u64) -> bool {
         let mut waiting = self.waiting();
         let all: u64 = waiting.values().sum();
-        let has_room = all.saturating_add(core_bytes) <= self.max_size;
+        let has_room = all.saturating_add(core_bytes) <= self.max_size && waiting.len() < self.keep;
         if has_room {
             waiting.insert(id.to_owned(), core_bytes);
         }
@@ -159,11 +159,12 @@ impl Store {
         let waiting = self.waiting();
         records.retain(|id| !waiting.contains_key(id));
         let mut bytes: u64 = waiting.values().sum();
+        let keep = self.keep.saturating_sub(waiting.len());
         drop(waiting);
         for (index, id) in records.iter().enumerate() {
             let folder = self.record(id);
             bytes += size(&folder);
-            if (index >= self.keep || bytes > self.max_size) && (id != latest || self.keep == 0) {
+            if (index >= keep || bytes > self.max_size) && (id != latest || self.keep == 0) {
                 let _ = fs::remove_dir_all(&folder);
             }
         }
@@ -300,6 +301,27 @@ mod tests {
         let file = fs::metadata(scratch.0.join("crashes/0/core")).unwrap();
         assert_eq!(folder.permissions().mode() & 0o777, 0o700);
         assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_waits_stays_and_counts() {
+        let scratch = Scratch::new("waits");
+        let store = Store::new(&scratch.0, 3, 250);
+        for id in ["1", "2", "3", "4"] {
+            store.save(id, CORE, &[0; 60]).unwrap();
+        }
+        assert!(store.put_off("1", 60));
+        assert!(!store.put_off("9", 200), "too many bytes");
+        store.sweep("4");
+        let ids = || ids(&scratch.0.join(FOLDER));
+        assert_eq!(ids(), ["1", "3", "4"]);
+        store.settle("1");
+        store.sweep("4");
+        store.save("5", CORE, &[0; 60]).unwrap();
+        store.sweep("5");
+        assert_eq!(ids(), ["3", "4", "5"]);
+        let all_wait = ["a", "b", "c", "d"].map(|id| store.put_off(id, 1));
+        assert_eq!(all_wait, [true, true, true, false]);
     }
 
     #[test]

@@ -303,7 +303,7 @@ impl<'a, 'm> Space<'a, 'm> {
     fn guessed(&self, frame: &Frame) -> Result<Caller, End> {
         self.without_rules(frame)
             .ok_or_else(|| match frame.registers.sp() {
-                Some(sp) if self.memory.u64(sp).is_none() => End::NotInCore(sp),
+                Some(sp) if frame.depth > 0 && self.memory.u64(sp).is_none() => End::NotInCore(sp),
                 Some(_) | None => End::Unknown,
             })
     }
@@ -465,6 +465,36 @@ mod tests {
             ]
         );
         assert_eq!((stack.end, stack.omitted), (End::Outermost, 0));
+    }
+
+    #[test]
+    fn what_looks_called_by_a_signal_is_looked_up_where_it_stopped() {
+        let process = Process::new(&[0, STACK + 0x20, CODE + 0x10, 0, 0, CODE + 0x810]);
+        let memory = process.memory();
+        let mut space = Space::new(Machine::X86_64, &memory, 0, vec![CODE + 0x800]);
+        let mut registers = Registers::new(Machine::X86_64);
+        for (number, value) in [(16, CODE + 0x100), (7, STACK), (6, STACK + 8)] {
+            registers.set(number, Some(value));
+        }
+        let ends = |space: &Space<'_, '_>| -> Vec<(u64, Trust)> {
+            let stack = space.unwind(&registers);
+            let frames = stack.frames.iter();
+            frames
+                .map(|f| (f.lookup_address() - CODE, f.trust))
+                .collect()
+        };
+        let called = [
+            (0x100, Trust::Context),
+            (0xf, Trust::FramePointer),
+            (0x80f, Trust::FramePointer),
+        ];
+        assert_eq!(ends(&space), called);
+        space.raised.push(CODE + 0x100..CODE + 0x120);
+        assert_eq!(ends(&space)[1], (0x10, Trust::FramePointer));
+        // Behind a switch of stacks everything is a guess.
+        space.switches.push(CODE + 0x8..CODE + 0x20);
+        assert_eq!(ends(&space)[1], (0x10, Trust::FramePointer));
+        assert_eq!(ends(&space)[2], (0x80f, Trust::Scan));
     }
 
     #[test]
