@@ -159,8 +159,9 @@ fn slow() {
     let mut last = "0".to_owned();
     let mut late = Vec::new();
     let mut before = None;
+    type Entries = Vec<(String, Vec<String>)>;
     while late.len() < (SLOW * SLOW_SECONDS) as usize {
-        let found: Option<Vec<(String, Vec<(String, Vec<String>)>)>> = redis::cmd("XREAD")
+        let found: Option<Vec<(String, Entries)>> = redis::cmd("XREAD")
             .arg(&["BLOCK", "20000", "COUNT", "1000", "STREAMS"])
             .arg("logs:app:flood:info")
             .arg(&last)

@@ -159,8 +159,9 @@ fn a_run_whose_end_is_in_redis_is_ended_once() {
         let mut last = entries(&mut client, seen)
             .pop()
             .map_or("0".to_owned(), |entry| entry.id);
+        type Entries = Vec<(String, Vec<String>)>;
         let mut read = |block: &str| -> Vec<String> {
-            let read: Option<Vec<(String, Vec<(String, Vec<String>)>)>> = redis::cmd("XREAD")
+            let read: Option<Vec<(String, Entries)>> = redis::cmd("XREAD")
                 .arg(&["BLOCK", block, "STREAMS", seen, &last])
                 .query(&mut client)
                 .expect("XREAD");
