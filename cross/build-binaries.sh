@@ -233,15 +233,18 @@ for arch in "${archs[@]}"; do
   prepare "$arch"
   say "$arch: $(triple_of "$arch"), $(cpu_of "$arch"), profile $profile${features:+, $features}"
   started=$SECONDS
+  if [ "$twice" = yes ]; then
+    # Before the first build: it takes minutes, in which somebody may go on working on the tree.
+    other=$(mktemp -d)
+    trap 'rm -rf "$other"' EXIT
+    copy_tree "$other/another/place"
+  fi
   binary=$(compile "$arch" "$tree" "${CARGO_TARGET_DIR:-$tree/target}/cross-$arch")
   lay_out "$arch" "$binary" "$out/$arch"
   licences "$arch" "$out/$arch/licences.txt"
   verify "$arch" "$out/$arch"
   say "$arch: $out/$arch after $((SECONDS - started)) s"
   if [ "$twice" = yes ]; then
-    other=$(mktemp -d)
-    trap 'rm -rf "$other"' EXIT
-    copy_tree "$other/another/place"
     binary=$(compile "$arch" "$other/another/place" "$other/cargo")
     lay_out "$arch" "$binary" "$other/bin"
     licences "$arch" "$other/bin/licences.txt"

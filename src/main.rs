@@ -235,8 +235,8 @@ fn logs(args: &[OsString]) -> i32 {
         Ok(asked) => asked,
         Err(problem) => return complain(&format!("agent: logs: {problem}\n"), 2),
     };
-    let config = match load::load(asked.config.as_deref(), &Environment::read()) {
-        Ok(loaded) => loaded.config,
+    let config = match config_of_logs(asked.config.as_deref()) {
+        Ok(config) => config,
         Err(problems) => return complain(&format!("{problems}\n"), problems.exit_code()),
     };
     let known = config.services.iter().map(|service| service.name.as_str());
@@ -280,6 +280,10 @@ fn logs(args: &[OsString]) -> i32 {
         true => logs::Onto::Terminal,
         false => logs::Onto::Bytes,
     };
+    if asked.follow {
+        cli::terminal::end_with_the_reader();
+    }
+    let mut unwritten = None;
     let mut drawing = logs::Drawing::new(onto, names.values().copied());
     let mut show = |line: &tail::Line| {
         let mut out = Vec::new();
@@ -294,16 +298,52 @@ fn logs(args: &[OsString]) -> i32 {
             partial: line.partial,
         };
         drawing.line(&shown, &mut out);
-        stdout.write_all(&out)
+        stdout.write_all(&out).inspect_err(|error| {
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                unwritten = Some(error.to_string());
+            }
+        })
     };
     let mut says = |text: &str| {
         complain(&format!("agent: {text}\n"), 0);
     };
-    match tail::run(&places, &wanted, &mut show, &mut says) {
+    let told = tail::run(&places, &wanted, &mut show, &mut says);
+    if let Some(error) = unwritten {
+        return complain(&format!("agent: logs: stdout: {error}\n"), 1);
+    }
+    match told {
         Ok(tail::Told::Everything | tail::Told::NobodyListens) => 0,
         Ok(tail::Told::JournalOnly(_)) => 1,
         Err(error) => complain(&format!("agent: logs: {error}\n"), 1),
     }
+}
+
+/// What names the streams and where they are: the file that is named, else that of the agent that `AGENT_SOCKET` names,
+/// else the usual one, else that of any agent that runs.
+fn config_of_logs(path: Option<&Path>) -> Result<Config, Diagnostics> {
+    let environment = Environment::read();
+    let is_named = path.is_some() || environment.config.is_some();
+    let is_usual = std::env::var_os("AGENT_SOCKET").is_none() && load::standard() == Standard::File;
+    // Beside an agent that hangs nothing is asked that a file can answer.
+    if is_named || is_usual {
+        return load::load(path, &environment).map(|loaded| loaded.config);
+    }
+    let Some(status) = running() else {
+        return load::load(None, &environment).map(|loaded| loaded.config);
+    };
+    let agent = &status["agent"];
+    if let Some(file) = agent["config"].as_str() {
+        return load::load(Some(Path::new(file)), &environment).map(|loaded| loaded.config);
+    }
+    // It runs one command, without a file.
+    let name = status["services"][0]["name"].as_str();
+    let url = agent["redis"]["url"].as_str();
+    let words = [name.unwrap_or("command").to_owned()];
+    let mut config = load::from_command(&words, url, name, None, &environment)?.config;
+    if let Some(folder) = agent["state_dir"].as_str() {
+        config.agent.state_dir = folder.into();
+    }
+    Ok(config)
 }
 
 /// Of the agent that supervises, and of each application that is wrapped alone.
@@ -347,8 +387,12 @@ fn state_of(path: Option<&Path>) -> Result<PathBuf, String> {
     }
 }
 
-/// Of the agent that `AGENT_SOCKET` names, or that is found as by every other verb.
 fn running_state() -> Option<PathBuf> {
+    Some(running()?["agent"]["state_dir"].as_str()?.into())
+}
+
+/// The status of the agent that `AGENT_SOCKET` names, or that is found as by every other verb.
+fn running() -> Option<serde_json::Value> {
     /// As long as `agent status` waits.
     const PATIENCE: Duration = Duration::from_secs(5);
     let search = client::Search {
@@ -361,7 +405,7 @@ fn running_state() -> Option<PathBuf> {
         pss: false,
     };
     let reply = client::ask(&question, &search, Some(PATIENCE)).ok()?;
-    Some(reply.data["agent"]["state_dir"].as_str()?.into())
+    Some(reply.data)
 }
 
 fn configured_state(loaded: &Loaded) -> PathBuf {
@@ -388,7 +432,8 @@ fn sockets_of(path: Option<&Path>) -> Result<Vec<PathBuf>, String> {
 fn say(text: &str) -> i32 {
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => 0,
-        Err(_) => 1,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 1,
+        Err(error) => complain(&format!("agent: stdout: {error}\n"), 1),
     }
 }
 

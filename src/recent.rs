@@ -19,6 +19,55 @@ struct Kept {
     lines: Vec<(usize, u64)>,
     /// When the latest runs began.
     runs: Vec<u64>,
+    words: Words,
+}
+
+/// The latest lines that may tell why a runtime gave up. A backtrace of hundreds of lines may follow them.
+#[derive(Debug, Default)]
+struct Words {
+    /// When each was read (Unix milliseconds), and its text.
+    lines: Vec<(u64, Vec<u8>)>,
+    /// How many more belong to them.
+    open: usize,
+}
+
+impl Words {
+    const LINES: usize = 8;
+
+    fn hear(&mut self, at_ms: u64, line: &[u8]) {
+        if may_be_last_words(line) {
+            self.lines.clear();
+            self.open = Words::LINES;
+        }
+        if self.open > 0 {
+            self.open -= 1;
+            let line = line.get(..Recent::LINE_BYTES).unwrap_or(line);
+            self.lines.push((at_ms, line.to_vec()));
+        }
+    }
+}
+
+/// How C++, Rust, Go, Python, Java, V8 and the sanitizers begin. Asked for every line: the first byte decides mostly.
+fn may_be_last_words(line: &[u8]) -> bool {
+    const BEGINNINGS: [&[u8]; 10] = [
+        b"terminate called ",
+        b"libc++abi: ",
+        b"thread '",
+        b"panic: ",
+        b"fatal error: ",
+        b"unexpected fault address ",
+        b"Fatal Python error: ",
+        b"FATAL ERROR: ",
+        b"# A fatal error has been detected ",
+        b"# Fatal error in ",
+    ];
+    match line.first() {
+        Some(b'=') => line.starts_with(b"==") && line.windows(9).any(|part| part == b"==ERROR: "),
+        Some(b't' | b'l' | b'p' | b'f' | b'u' | b'F' | b'#') => BEGINNINGS
+            .iter()
+            .any(|beginning| line.starts_with(beginning)),
+        _ => false,
+    }
 }
 
 impl Recent {
@@ -35,10 +84,17 @@ impl Recent {
     pub fn keep<'l>(&self, at_ms: u64, lines: impl ExactSizeIterator<Item = &'l [u8]>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let Kept {
-            text, lines: sizes, ..
+            text,
+            lines: sizes,
+            words,
+            ..
         } = &mut *kept;
         let skipped = lines.len().saturating_sub(Recent::LINES);
-        for line in lines.skip(skipped) {
+        for (index, line) in lines.enumerate() {
+            words.hear(at_ms, line);
+            if index < skipped {
+                continue;
+            }
             let line = line.get(..Recent::LINE_BYTES).unwrap_or(line);
             text.extend_from_slice(line);
             sizes.push((line.len(), at_ms));
@@ -73,6 +129,16 @@ impl Recent {
     /// At most [`Recent::LINES`], none read after `until_ms`.
     pub fn until(&self, until_ms: u64) -> Vec<String> {
         self.between(0, until_ms)
+    }
+
+    /// What may tell why the runtime gave up, of lines read in this time, also where many have followed.
+    pub fn words_between(&self, from_ms: u64, until_ms: u64) -> Vec<String> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = kept.words.lines.iter();
+        let lines = lines.filter(|(read_ms, _)| (from_ms..=until_ms).contains(read_ms));
+        lines
+            .map(|(_, line)| String::from_utf8_lossy(line).into_owned())
+            .collect()
     }
 
     /// And none read before `from_ms`.
@@ -111,6 +177,24 @@ mod tests {
         }
         let kept = recent.kept.lock().expect("no panic");
         assert_eq!(kept.runs.len(), Recent::RUNS);
+    }
+
+    #[test]
+    fn last_words_outlive_what_follows_them() {
+        let recent = Recent::default();
+        recent.keep(5, [&b"panic: lost"[..], b"[signal SIGSEGV]"].into_iter());
+        let many: Vec<Vec<u8>> = (0..5000).map(|n| format!("main.f({n})").into()).collect();
+        recent.keep(6, many.iter().map(Vec::as_slice));
+        let found = recent.words_between(0, 10);
+        assert_eq!(found[..2], ["panic: lost", "[signal SIGSEGV]"]);
+        assert_eq!(found.len(), Words::LINES);
+        assert_eq!(recent.words_between(6, 10).len(), Words::LINES - 2);
+        assert!(recent.words_between(7, 10).is_empty());
+        // Rulers of logs are no sanitizers.
+        recent.keep(7, [&b"====== part ======"[..]].into_iter());
+        assert_eq!(recent.words_between(0, 10)[0], "panic: lost");
+        recent.keep(8, [&b"==7==ERROR: AddressSanitizer: bad"[..]].into_iter());
+        assert_eq!(recent.words_between(0, 10).len(), 1);
     }
 
     #[test]

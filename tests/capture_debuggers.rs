@@ -4,6 +4,8 @@
 mod agent;
 #[path = "support/crashes.rs"]
 mod crashes;
+#[path = "support/pattern.rs"]
+mod pattern;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use std::process::Command;
 
 use agent::Agent;
 use crashes::{c, functions, record, reported, service};
+use pattern::Pattern;
 use support::{RedisServer, Scratch};
 
 /// Two threads, a shared library's frames above the program's own (qsort), and a value to read.
@@ -31,16 +34,39 @@ int main(void) {
 }
 "#;
 
-fn core(folder: &Scratch) -> (PathBuf, PathBuf, Vec<String>) {
+/// Who copied the process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Tracing,
+    /// `agent core`, which the kernel calls.
+    Kernel,
+}
+
+/// A program, its small core, and its own functions in the report. `None` where the kernel's pattern cannot be set.
+fn core(folder: &Scratch, by: By) -> Option<(PathBuf, PathBuf, Vec<String>)> {
     let server = RedisServer::start(&[]);
     let program = c(folder, "sorted", SOURCE);
-    let agent = Agent::start(Some(&server), &service("sorted", &program, ""));
+    let home = Scratch::new("ka");
+    let (way, _pattern) = match by {
+        By::Tracing => ("crash = \"ptrace\"", None),
+        By::Kernel => ("crash = \"core\"", Some(Pattern::take(&home)?)),
+    };
+    let head = agent::head(&home, Some(&server));
+    let agent = Agent::start_in(home, &(head + &service("sorted", &program, way)));
     let report = reported(&server, "sorted");
     let kept = folder.join("core");
     std::fs::copy(record(&agent, &report).join("core"), &kept).expect("a core file");
     let functions = functions(&report);
     let functions = own(functions.iter().map(String::as_str));
-    (program, kept, functions)
+    Some((program, kept, functions))
+}
+
+fn is_present(debugger: &str) -> bool {
+    let present = Command::new(debugger).arg("--version").output().is_ok();
+    if !present {
+        eprintln!("SKIPPED: there is no {debugger}");
+    }
+    present
 }
 
 /// The program's own functions: what the C library's are called differs with its debug information.
@@ -57,11 +83,31 @@ fn said(command: &str, arguments: &[&str], files: &[&Path]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-#[test]
-fn gdb_finds_the_same_stack_and_the_globals() {
+fn debuggers_agree(by: By) {
     let folder = Scratch::new("debuggers");
-    let (program, core, expected) = core(&folder);
+    let Some((program, core, expected)) = core(&folder, by) else {
+        return;
+    };
     assert_eq!(expected, ["compare", "sort", "main"]);
+    if is_present("gdb") {
+        gdb_agrees(&program, &core, &expected);
+    }
+    if is_present("lldb") {
+        lldb_agrees(&program, &core, &expected);
+    }
+}
+
+#[test]
+fn of_a_core_made_by_tracing_debuggers_show_the_same() {
+    debuggers_agree(By::Tracing);
+}
+
+#[test]
+fn of_a_core_made_by_the_kernels_handler_debuggers_show_the_same() {
+    debuggers_agree(By::Kernel);
+}
+
+fn gdb_agrees(program: &Path, core: &Path, expected: &[String]) {
     let words = [
         "-nx",
         "-batch",
@@ -72,7 +118,7 @@ fn gdb_finds_the_same_stack_and_the_globals() {
         "-ex",
         "info threads",
     ];
-    let text = said("gdb", &words, &[&program, &core]);
+    let text = said("gdb", &words, &[program, core]);
     // Before it is asked, gdb shows the first frame by itself.
     let answers = text
         .split_once("[Current thread")
@@ -94,11 +140,7 @@ fn gdb_finds_the_same_stack_and_the_globals() {
     assert_eq!(listed.matches("(LWP ").count(), 2, "{text}");
 }
 
-#[test]
-#[ignore = "needs lldb, and its time"]
-fn lldb_finds_the_same_stack_and_the_globals() {
-    let folder = Scratch::new("debuggers");
-    let (program, core, expected) = core(&folder);
+fn lldb_agrees(program: &Path, core: &Path, expected: &[String]) {
     let core_text = core.to_string_lossy().into_owned();
     let words = [
         "--no-lldbinit",
@@ -112,7 +154,7 @@ fn lldb_finds_the_same_stack_and_the_globals() {
         "-c",
         &core_text,
     ];
-    let text = said("lldb", &words, &[&program]);
+    let text = said("lldb", &words, &[program]);
     let backtrace = text
         .split("(lldb)")
         .find(|part| part.trim_start().starts_with("bt"));

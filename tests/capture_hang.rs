@@ -26,18 +26,26 @@ const STUCK: &str = r#"
 #include <unistd.h>
 static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER, two = PTHREAD_MUTEX_INITIALIZER;
 static pthread_barrier_t both;
-static void take(pthread_mutex_t *a, pthread_mutex_t *b) { pthread_mutex_lock(a); pthread_barrier_wait(&both); pthread_mutex_lock(b); }
-static void *second(void *x) { take(&two, &one); return x; }
-int main(void) {
+static const char *file;
+/// Both are in it by now: whoever looks finds them there, however busy the machine is.
+static void ready(void) {
   struct sockaddr_un to = { AF_UNIX }; const char *path = getenv("NOTIFY_SOCKET");
-  pthread_t t; pthread_barrier_init(&both, 0, 2);
+  if (file) fclose(fopen(file, "w"));
+  if (!path) return;
+  strcpy(to.sun_path, path); if (*path == '@') to.sun_path[0] = 0;
+  int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+  sendto(s, "READY=1", 7, 0, (void *)&to, offsetof(struct sockaddr_un, sun_path) + strlen(path));
+}
+static void take(pthread_mutex_t *a, pthread_mutex_t *b) {
+  pthread_mutex_lock(a); pthread_barrier_wait(&both);
+  if (a == &one) ready();
+  pthread_mutex_lock(b);
+}
+static void *second(void *x) { take(&two, &one); return x; }
+int main(int n, char **v) {
+  pthread_t t; pthread_barrier_init(&both, 0, 2); file = v[1];
   pthread_create(&t, 0, second, 0); pthread_setname_np(t, "second");
   printf("going to hang\n"); fflush(stdout);
-  if (path) {
-    strcpy(to.sun_path, path); if (*path == '@') to.sun_path[0] = 0;
-    int s = socket(AF_UNIX, SOCK_DGRAM, 0);
-    sendto(s, "READY=1", 7, 0, (void *)&to, offsetof(struct sockaddr_un, sun_path) + strlen(path));
-  }
   take(&one, &two);
 }
 "#;
@@ -87,10 +95,12 @@ fn what_fails_its_check_leaves_its_stacks_before_it_is_stopped() {
     let programs = Scratch::new("hang");
     let program = c(&programs, "stuck", STUCK);
     let service = |name: &str, more: &str| {
+        let hangs = programs.join(name);
         format!(
-            "\n[service.{name}]\nexecutable = {program:?}\nrestart = \"never\"\n{more}\n\
-             [[service.{name}.check]]\nname = \"c\"\nexec = [\"/bin/false\"]\ninterval = \"200ms\"\n\
-             failures = 2\naction = \"restart\"\n"
+            "\n[service.{name}]\nexecutable = {program:?}\nargs = [{hangs:?}]\nrestart = \"never\"\n{more}\n\
+             [[service.{name}.check]]\nname = \"c\"\nexec = [\"/bin/sh\", \"-c\", \"! test -e {0}\"]\n\
+             interval = \"200ms\"\nfailures = 2\naction = \"restart\"\n",
+            hangs.display()
         )
     };
     let text = [service("sick", ""), service("untraced", "crash = \"off\"")].concat();

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::Agent;
-use crashes::{c, of, reported, service};
+use crashes::{assert_in_order, c, of, reported, service};
 use support::{Entry, RedisServer, Scratch, eventually};
 
 fn lines(server: &RedisServer, name: &str) -> String {
@@ -150,6 +150,13 @@ fn a_virtual_machine_keeps_its_handlers() {
     assert!(of(&server, "exit", "crash").is_empty());
     let report = reported(&server, "crash");
     assert_eq!(report["signal"]["name"], "SIGABRT");
+    // Through the interpreter's own code, which no table describes, and out again: no frame is a guess.
+    assert_in_order(&report, &["JavaCalls::call_helper", "JavaMain"]);
+    let frames = report["threads"][0]["frames"].to_string();
+    assert!(!frames.contains("\"scan\""), "{report:#}");
+    let message = report["abort_message"].as_str().unwrap_or_default();
+    assert!(message.contains("SIGSEGV (0xb) at pc="), "{report:#}");
+    assert!(message.contains("Problematic frame:\n"), "{report:#}");
     assert!(
         report["threads"]
             .as_array()

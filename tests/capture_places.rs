@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use agent::AGENT;
-use crashes::{is_root, reported, service};
-use support::{RedisServer, Scratch};
+use crashes::{is_root, of, reported, service};
+use support::{RedisServer, Scratch, eventually};
 
 const CRASH: &str = r#"
 #define _GNU_SOURCE
@@ -155,13 +155,21 @@ fn other_users_without_the_capability_to_trace_them() {
     let public = Public::new("users");
     let folder = Scratch::new("agent");
     let text = format!(
-        "{}{}{}",
+        "{}{}{}{}",
         agent::head(&folder, Some(&server)),
         service("before", &public.program, "user = 65534"),
         service("itself", &public.program, "args = [\"x\"]"),
+        service("again", &public.program, "user = 65534").replace(
+            "restart = \"never\"",
+            "restart = \"always\"\nbackoff = { initial = \"100ms\", max = \"100ms\" }\nstart_limit = { burst = 3 }"
+        ),
     );
     let _running = start(&before, &folder, &text);
     assert_reported(&server, "before");
+    // To have looked into another user's process must not cost the agent the right to trace its next child.
+    eventually("its second run is reported too", || {
+        of(&server, "again", "crash").len() > 1
+    });
     // Nobody without the capability may look into what changed its user by itself: said, and told as far as known.
     let report = reported(&server, "itself");
     assert_eq!(report["signal"]["name"], "SIGSEGV", "{report:#}");

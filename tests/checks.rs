@@ -44,6 +44,19 @@ fn pair(check: &str, verdict: &str) -> (String, String) {
 }
 
 #[test]
+fn a_check_that_never_succeeded_can_be_asked_for() {
+    let server = RedisServer::start(&[]);
+    let port = free_port();
+    let checks = check("s", &format!("name = \"port\"\ntcp = \"127.0.0.1:{port}\""));
+    let mut agent = Agent::start(Some(&server), &sleeper("s", &checks));
+    eventually("its pool is there", || {
+        let of = |property| pool(&server, "s:__healthpool__port", property);
+        of("beats") == 0 && of("cap") == 100 && of("health") >= 0
+    });
+    assert_eq!(agent.stop().code(), Some(0));
+}
+
+#[test]
 fn every_kind_of_check_follows_what_it_looks_at() {
     let server = RedisServer::start(&[]);
     let folder = Scratch::new("kinds");

@@ -370,7 +370,8 @@ fn what_the_machine_lacks() {
          [service.c]\nexecutable = '{}'\ncpu_affinity = '1023'\n\
          [service.d]\nexecutable = 'no-such-program'\nenvironment = {{ PATH = '/bin' }}\n\
          [service.e]\nexecutable = 'sh'\nuser = 0\n\
-         [service.f]\nexecutable = '/bin/sh -x'\n",
+         [service.f]\nexecutable = '/bin/sh -x'\n\
+         [redis]\ntls = {{ ca_file = '/nowhere/ca.pem' }}\n",
         plain.display(),
         script.display(),
     );
@@ -379,6 +380,7 @@ fn what_the_machine_lacks() {
     assert_eq!(loaded.form, Form::Native);
     let found = folder.briefs(&Diagnostics(survey(&loaded)));
     let expected = [
+        "agent.toml:20:19: warning: /nowhere/ca.pem cannot be read: No such file or directory (os error 2)",
         "agent.toml:2:14: warning: /nowhere/a does not exist here",
         "agent.toml:3:8: warning: there is no user `rooot` here",
         "agent.toml:4:21: warning: /nowhere is not a folder here",

@@ -193,7 +193,7 @@ fn hostile_programs_of_other_languages() {
     );
     hostile_program(
         "rust",
-        "rustc -g -C link-arg=-Wl,--build-id=none $SRC/modes.rs -o prog",
+        "rustc --edition 2021 -g -C link-arg=-Wl,--build-id=none $SRC/modes.rs -o prog",
         "segv",
     );
 }

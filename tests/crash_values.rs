@@ -111,7 +111,12 @@ fn values_of_cpp() {
 
 #[test]
 fn values_of_rust() {
-    let Some(report) = report("rs", "rustc", "rustc -g $SRC/modes.rs -o prog", "segv") else {
+    let Some(report) = report(
+        "rs",
+        "rustc",
+        "rustc --edition 2021 -g $SRC/modes.rs -o prog",
+        "segv",
+    ) else {
         return;
     };
     let feed = frame(&report, "feed");

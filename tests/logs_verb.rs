@@ -134,6 +134,87 @@ fn nobody_listens_and_nobody_is_told() {
     assert_eq!(said, "");
 }
 
+/// As the README's tour: nothing but `AGENT_SOCKET` says where the agent is.
+#[test]
+fn the_running_agent_says_where_its_lines_are() {
+    let server = RedisServer::start(&[]);
+    let agent = Agent::start(Some(&server), TALK);
+    let by_socket = |words: &[&str]| agent.ask(words);
+    eventually("all lines", || texts(&by_socket(&["logs"])).len() == 11);
+    assert_eq!(texts(&by_socket(&["logs", "calm"])), ["calm calm"]);
+    drop(agent);
+
+    // And without any file: one command.
+    let folder = Scratch::new("logs-command");
+    let url = format!("unix://{}", server.socket().display());
+    let mut run = Command::new(AGENT);
+    run.args(["run", "--redis", &url, "--name", "one", "--"])
+        .args(["/bin/sh", "-c", "echo hello; exec sleep 1000"])
+        .env("AGENT_RUNTIME_DIR", folder.path())
+        .env("AGENT_STATE_DIR", folder.path())
+        .env_remove("AGENT_CONFIG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    die_with_parent(&mut run);
+    let mut run = run.spawn().expect("it runs");
+    let ask = || {
+        let mut logs = Command::new(AGENT);
+        logs.arg("logs")
+            .env("AGENT_SOCKET", folder.join("agent.sock"))
+            .env_remove("AGENT_CONFIG");
+        logs.output().expect("it runs")
+    };
+    eventually("its line", || texts(&ask()) == ["one hello"]);
+    run.kill().expect("ours");
+    run.wait().expect("ours");
+}
+
+#[test]
+fn a_reader_that_is_gone_ends_what_waits_for_the_next_line() {
+    let server = RedisServer::start(&[]);
+    let agent = Agent::start(Some(&server), TALK);
+    eventually("all lines", || texts(&logs(&agent, &[])).len() == 11);
+    for verb in ["logs", "events"] {
+        let mut follow = Command::new(AGENT);
+        follow
+            .args([verb, "-f"])
+            .env("AGENT_SOCKET", agent.folder.join("agent.sock"))
+            .env("AGENT_CONFIG", agent.folder.join("agent.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        die_with_parent(&mut follow);
+        let mut follow = follow.spawn().expect("it runs");
+        let mut out = BufReader::new(follow.stdout.take().expect("piped"));
+        let mut first = String::new();
+        out.read_line(&mut first).expect("a line");
+        drop(out);
+        // Nothing happens any more that it could have been woken by.
+        eventually(verb, || follow.try_wait().expect("a child").is_some());
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let server = RedisServer::start(&[]);
+    let agent = Agent::start(Some(&server), TALK);
+    eventually("all lines", || texts(&logs(&agent, &[])).len() == 11);
+    for verb in ["logs", "status", "events", "graph"] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = Command::new(AGENT)
+            .arg(verb)
+            .env("AGENT_SOCKET", agent.folder.join("agent.sock"))
+            .env("AGENT_CONFIG", agent.folder.join("agent.toml"))
+            .stdout(full.expect("a device"))
+            .stderr(Stdio::piped())
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("No space left"), "{verb}: {said}");
+    }
+}
+
 /// `url = ""`: the journal is where lines stay, the newest of them.
 #[test]
 fn without_redis_the_journal_is_the_store() {

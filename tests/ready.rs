@@ -18,7 +18,8 @@ fn driver() {
     }
 }
 
-/// A program of sd_notify(3)'s protocol, as long as Python is there.
+/// A program of sd_notify(3)'s protocol, as long as Python is there. It sees to signals between two steps of its own:
+/// one that waits for them must not sleep for long.
 const SAY: &str = "import os,socket,sys,time
 def say(text):
     name = os.environ['NOTIFY_SOCKET']
@@ -188,7 +189,7 @@ fn who_asks_for_more_time_gets_it() {
          def end(*_):\n    say('STOPPING=1\\nEXTEND_TIMEOUT_USEC=20000000'); time.sleep(2.5); os._exit(0)\n\
          signal.signal(signal.SIGTERM, end)\n\
          say('EXTEND_TIMEOUT_USEC=20000000')\ntime.sleep(2.5)\nsay('READY=1')\n\
-         while True: time.sleep(1000)",
+         while True: time.sleep(0.02)",
     ) else {
         return;
     };
@@ -214,7 +215,7 @@ fn what_it_says_of_itself_is_shown() {
          def reload(*_):\n    say('RELOADING=1'); wait_for({again:?}); say('READY=1')\n\
          def end(*_):\n    say('STOPPING=1'); wait_for({over:?}); os._exit(0)\n\
          signal.signal(signal.SIGHUP, reload); signal.signal(signal.SIGTERM, end)\n\
-         say('READY=1')\nwhile True: time.sleep(1000)"
+         say('READY=1')\nwhile True: time.sleep(0.02)"
     )) else {
         return;
     };
@@ -427,27 +428,62 @@ fn nobody_leaves_a_control_group() {
     let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
 }
 
+/// A control group in which nobody else starts agents.
+struct Apart(std::path::PathBuf);
+
+impl Apart {
+    fn below(own: &std::path::Path) -> Apart {
+        let path = own.join(format!("ready-apart-{}", std::process::id()));
+        std::fs::create_dir(&path).expect("a group");
+        Apart(path)
+    }
+
+    fn enter<'c>(&self, command: &'c mut std::process::Command) -> &'c mut std::process::Command {
+        use std::io::Write;
+        use std::os::unix::process::CommandExt;
+        let procs = std::fs::File::options()
+            .write(true)
+            .open(self.0.join("cgroup.procs"));
+        let procs = procs.expect("ours");
+        // SAFETY: write(2) is async-signal-safe.
+        unsafe { command.pre_exec(move || (&procs).write_all(b"0")) }
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // Who was in it is a zombie for a moment.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while std::fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
 #[test]
 fn what_a_killed_agent_left_is_ended_before_anything_starts() {
     let Some(own) = own_group() else { return };
+    // Any agent that starts in the same group ends what was left there, also that of the test beside.
+    let own = Apart::below(&own);
     let file = scratch("left").join("pid");
+    let start = |services| Driver::with(services, |command| own.enter(command));
     let services = |command: &str| json!({"services": [{"name": "ready-left", "argv": ["/bin/sh", "-c", command]}]});
-    let mut driver = Driver::start(services(&format!("{}; exec sleep 1000", hider(&file))));
+    let mut driver = start(services(&format!("{}; exec sleep 1000", hider(&file))));
     driver.started();
     let hidden = pid_in(&file);
     driver.child.kill().expect("own child");
     driver.child.wait().expect("own child");
     assert!(alive(hidden), "nobody else ended it");
     // An agent that lives keeps what is its own, whoever comes beside it.
-    let mut other = Driver::start(services("exec sleep 1000"));
+    let mut other = start(services("exec sleep 1000"));
     other.started();
     assert!(!alive(hidden));
-    let mut third = Driver::start(services("exec sleep 1000"));
+    let mut third = start(services("exec sleep 1000"));
     third.started();
     other.ask(r#"{"verb":"status","services":[]}"#);
     assert!(other.expect("reply 0 ").contains(r#""state":"ready""#));
     assert_eq!((third.shutdown(), other.shutdown()), (0, 0));
-    eventually("the group is gone", || !own.join("ready-left").exists());
+    eventually("the group is gone", || !own.0.join("ready-left").exists());
     let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
 }
 

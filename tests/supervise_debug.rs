@@ -264,6 +264,11 @@ fn a_crash_in_the_debugger_is_its_own_and_after_it_ours() {
     held(&agent);
     let said = gdb(&program, port, &["continue", "backtrace", "continue"]);
     assert!(
+        agent
+            .log()
+            .contains("a crash is the debugger's to see and is not recorded")
+    );
+    assert!(
         said.contains("SIGSEGV") && said.contains("#0") && said.contains("main"),
         "{said}"
     );

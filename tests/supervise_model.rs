@@ -143,7 +143,9 @@ fn service(dice: &mut Dice, index: usize) -> Service {
         process: Process::default(),
         max_line: 1024,
         multi_line: Default::default(),
-        trim: Trim { max_len: 10 },
+        trim: Trim {
+            max_len: 10 + dice.roll(2),
+        },
         capture: Default::default(),
         keep: jettison_agent::record::Keep::default(),
         pools: Arc::new([]),

@@ -34,6 +34,13 @@ fn workshop() -> (Scratch, PathBuf) {
     (folder, program)
 }
 
+/// By another process: what is started beside would inherit a descriptor that writes to it, and the kernel executes
+/// nothing that somebody writes to (ETXTBSY).
+fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").args([from, to]).status();
+    assert!(status.expect("cp").success());
+}
+
 /// Whether namespaces can be had here.
 fn has_namespaces() -> bool {
     let status = Command::new("unshare")
@@ -222,8 +229,8 @@ fn in_a_root_that_holds_nothing_else() {
     let (folder, program) = workshop();
     let root = folder.join("root");
     std::fs::create_dir(&root).expect("a folder");
-    std::fs::copy(AGENT, root.join("agent")).expect("a copy");
-    std::fs::copy(program, root.join("program")).expect("a copy");
+    copy_program(Path::new(AGENT), &root.join("agent"));
+    copy_program(&program, &root.join("program"));
     let text = "[agent]\nruntime_dir = \"/run\"\nstate_dir = \"/state\"\nmain = \"main\"\n"
         .to_owned()
         + &service("stays", "/program", &[], "")
@@ -259,8 +266,8 @@ fn as_a_user_without_a_name_in_a_root_that_cannot_be_written() {
     for name in ["", "run", "proc"] {
         std::fs::create_dir(root.join(name)).expect("a folder");
     }
-    std::fs::copy(AGENT, root.join("agent")).expect("a copy");
-    std::fs::copy(program, root.join("program")).expect("a copy");
+    copy_program(Path::new(AGENT), &root.join("agent"));
+    copy_program(&program, &root.join("program"));
     let text = "[agent]\nruntime_dir = \"/run/agent\"\nstate_dir = \"/nowhere\"\n".to_owned()
         + &service(
             "plain",
@@ -594,7 +601,7 @@ fn restarts(times: u64) {
     eventually("no process is left", || children(agent.pid()).is_empty());
     let fds = held().0;
     println!("{all} restarts: RssAnon {before} → {after} KiB, {fds} descriptors at rest");
-    assert!(after < before + 2048, "{before} → {after} KiB");
+    assert!(after < before + 1024, "{before} → {after} KiB");
     assert!(fds < 40, "{fds} descriptors");
     assert_eq!(agent.stop().code(), Some(0));
 }

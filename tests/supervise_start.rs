@@ -10,6 +10,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use agent::{AGENT, Agent, die_with_parent, head};
@@ -18,6 +19,13 @@ use support::{Scratch, eventually};
 fn is_root() -> bool {
     // SAFETY: geteuid(2) always succeeds.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// By another process: what is started beside would inherit a descriptor that writes to it, and the kernel executes
+/// nothing that somebody writes to (ETXTBSY).
+fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").args([from, to]).status();
+    assert!(status.expect("cp").success());
 }
 
 fn read(pid: i32, name: &str) -> String {
@@ -712,7 +720,7 @@ fn each_stage_that_fails_is_named() {
     command.stderr(std::fs::File::create(&log).expect("a log file"));
     if is_root() {
         let copy = folder.join("agent");
-        std::fs::copy(AGENT, &copy).expect("a copy");
+        copy_program(Path::new(AGENT), &copy);
         for path in [folder.path(), &copy, &config] {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
             std::fs::set_permissions(path, mode).expect("ours");

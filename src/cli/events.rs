@@ -62,8 +62,12 @@ pub fn tell(
             }
         }
         let told = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        if told.is_err() {
-            return 1;
+        if let Err(error) = told {
+            return match error.kind() {
+                // Nobody reads any more.
+                std::io::ErrorKind::BrokenPipe => 1,
+                _ => complain(err, &format!("stdout: {error}")),
+            };
         }
         if !wanted.follow {
             return 0;

@@ -47,6 +47,10 @@ pub fn parse(args: &[OsString]) -> Result<Asked, String> {
         let Some(text) = arg.to_str() else {
             return Err("arguments must be UTF-8".to_owned());
         };
+        // `-fn 20`, as fingers know it from tail.
+        let lines = text.strip_prefix("-fn").map(|number| format!("-n{number}"));
+        asked.follow |= lines.is_some();
+        let text = lines.as_deref().unwrap_or(text);
         let (option, attached) = split(text);
         let mut value = |what: &str| match attached {
             Some(value) => Ok(OsString::from(value)),
@@ -231,6 +235,10 @@ mod tests {
         assert_eq!((asked.lines, asked.source), (5, Some(Source::Stderr)));
         assert_eq!(asked.services, ["lidar", "camera"]);
         assert_eq!(typed("-n7").unwrap().lines, 7);
+        for both in ["-fn 9", "-fn9"] {
+            let asked = typed(both).unwrap();
+            assert_eq!((asked.follow, asked.lines), (true, 9), "{both}");
+        }
         assert_eq!(typed("--lines=8").unwrap().lines, 8);
         assert_eq!(typed("").unwrap().lines, LINES);
         assert_eq!(typed("-- -n").unwrap().services, ["-n"]);

@@ -16,6 +16,6 @@ mod row;
 pub mod run;
 mod screen;
 pub mod show;
-mod terminal;
+pub mod terminal;
 pub mod top;
 pub mod verbs;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::args::{Command, Shape};
 use super::chart;
 use super::show::{self, Colour, Look};
-use super::{events, top};
+use super::{events, terminal, top};
 use crate::control::client::{self, Search, SocketsOf, Trouble};
 use crate::request::{ProbeAnswer, Reply, Request};
 
@@ -48,8 +48,16 @@ pub fn client_verb(command: &Command, sockets_of: &SocketsOf) -> Option<i32> {
     let (mut out, mut err) = (io::stdout(), io::stderr());
     match command {
         Command::Events { wanted, config } => {
-            let ask =
-                |request: &Request| ask(&asking(request, config.as_deref(), events::PATIENCE));
+            if wanted.follow {
+                terminal::end_with_the_reader();
+            }
+            let ask = |request: &Request| {
+                let limit = match request {
+                    Request::Events { wait: true, .. } => events::PATIENCE,
+                    _ => PATIENCE,
+                };
+                ask(&asking(request, config.as_deref(), limit))
+            };
             return Some(events::tell(*wanted, ask, &mut out, &mut err, look()));
         }
         Command::Top { sort, config } => {
@@ -110,14 +118,19 @@ pub fn perform(
     let answer = ask(&question);
     if let Command::Probe { .. } = command {
         let (healthy, reason) = verdict(answer);
-        let told = say(out, &show::probe(healthy, &reason));
+        let told = say(out, &show::probe(healthy, &reason), err);
         return Some(if healthy && told { 0 } else { 1 });
     }
     let data = match answer {
         Ok(Reply { ok: true, data, .. }) => data,
         Ok(Reply { error, .. }) => {
             let error = error.unwrap_or_else(|| "the agent refused, without a reason".to_owned());
-            return Some(complain(err, &error));
+            let code = complain(err, &error);
+            // What a reload is refused for is the configuration.
+            return Some(match command {
+                Command::Reload { .. } => 2,
+                _ => code,
+            });
         }
         Err(trouble) => {
             let words = match (&trouble, &question.request) {
@@ -155,7 +168,7 @@ pub fn perform(
         }
         _ => show::outcome(&data),
     };
-    Some(if say(out, &text) { 0 } else { 1 })
+    Some(if say(out, &text, err) { 0 } else { 1 })
 }
 
 fn question(command: &Command) -> Option<Question<'_>> {
@@ -298,11 +311,15 @@ fn verdict(answer: Result<Reply, Trouble>) -> (bool, String) {
     }
 }
 
-/// False when nobody reads any more, or the disk is full.
-fn say(out: &mut dyn Write, text: &str) -> bool {
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .is_ok()
+/// False when nobody reads any more, or the disk is full; only the latter is worth a word.
+fn say(out: &mut dyn Write, text: &str, err: &mut dyn Write) -> bool {
+    let told = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = &told
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        complain(err, &format!("stdout: {error}"));
+    }
+    told.is_ok()
 }
 
 fn complain(err: &mut dyn Write, error: &str) -> i32 {

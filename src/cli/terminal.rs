@@ -31,6 +31,27 @@ pub struct Terminal {
     typed: Vec<u8>,
 }
 
+/// Ends the process when nobody reads its stdout any more (`agent events -f | head -1`): what waits for the next event
+/// would learn that only then.
+pub fn end_with_the_reader() {
+    let watch = || {
+        let stdout = io::stdout();
+        loop {
+            // Of a pipe or a socket; others never report it. POLLERR and POLLHUP come unasked.
+            let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut polled, None) {
+                Ok(_) if !polled[0].revents().is_empty() => std::process::exit(0),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    // Without a thread it ends later.
+    let _ = std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(watch);
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     Key(char),

@@ -179,6 +179,7 @@ pub fn shared(cx: &mut Check, fields: &Fields<'_>, environment: &Environment) ->
     let disk = spool.size(cx, "disk", 0..=MAX_DISK);
     let overflow = spool.choice(cx, "overflow", OVERFLOWS);
     Config {
+        file: None,
         agent,
         redis,
         spool: Spool {

@@ -268,6 +268,7 @@ fn taken(old: &Resources, new: &Resources) -> Vec<Field> {
 fn settings(old: &Config, new: &Config) -> Vec<Field> {
     use Effect::{AgentRestart, Live};
     let Config {
+        file: _,
         agent,
         redis,
         spool: Spool {

@@ -307,6 +307,14 @@ fn find(form: Form, keys: &'static [Key], typed: &str) -> Option<&'static Key> {
     }
 }
 
+/// A table that could be a service's.
+fn is_service(value: &Value) -> bool {
+    match value {
+        Value::Table(table) => table.entries.iter().any(|inner| inner.key == "executable"),
+        _ => false,
+    }
+}
+
 /// Tells it, and returns the key that was meant.
 fn unknown(
     cx: &mut Check,
@@ -321,15 +329,21 @@ fn unknown(
         "" => format!("unknown key `{}`", show(&entry.key)),
         path => format!("unknown key `{}` in [{path}]", show(&entry.key)),
     };
-    let service = match (&entry.node.value, cx.form) {
-        (Value::Table(table), Form::Native) if path.is_empty() => {
-            table.entries.iter().any(|inner| inner.key == "executable")
-        }
-        _ => false,
-    };
+    let service = cx.form == Form::Native && path.is_empty() && is_service(&entry.node.value);
     let meant = nearest(&entry.key, keys.iter().map(|key| key.name));
     let remedy = match meant {
         Some(near) => format!("did you mean `{near}`?"),
+        // A name with a dot that is not quoted is a table in a table.
+        None if is_service(&entry.node.value)
+            && path.starts_with("service.")
+            && cx.form == Form::Native =>
+        {
+            let name = path.strip_prefix("service.").unwrap_or_default();
+            format!(
+                "a name with a dot stands in quotes: [service.\"{name}.{}\"]",
+                show(&entry.key)
+            )
+        }
         None if service => format!("a service is written [service.{}]", show(&entry.key)),
         None if keys.len() <= 9 => {
             let names: Vec<&str> = keys.iter().map(|key| key.name).collect();

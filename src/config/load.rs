@@ -104,6 +104,7 @@ pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Loaded, Di
     }
     let mut loaded = check::check(sources, &root, form, files, environment)?;
     loaded.warnings.extend(warnings);
+    loaded.config.file = std::path::absolute(path).ok();
     if form == Form::Short {
         anchor(&mut loaded);
     }
@@ -188,10 +189,16 @@ fn absent(path: &Path) -> bool {
 fn bytes(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     let name = path.display().to_string();
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => Diagnostic::whole(name.clone(), "this file does not exist")
-            .remedy(
-                "--config PATH or AGENT_CONFIG names another; `agent run -- PROGRAM` needs none",
-            ),
+        std::io::ErrorKind::NotFound => {
+            let found = Diagnostic::whole(name.clone(), "this file does not exist");
+            // Who named it knows how; the usual one may be unknown.
+            found.remedy(match path == Path::new(DEFAULT_PATH) {
+                true => {
+                    "--config PATH or AGENT_CONFIG names another; `agent run -- PROGRAM` needs none"
+                }
+                false => "look for a typing error in its path",
+            })
+        }
         _ => Diagnostic::whole(name.clone(), format!("this file cannot be read: {error}")),
     };
     let kind = fs::metadata(path).map_err(failed)?.file_type();

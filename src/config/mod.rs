@@ -80,6 +80,8 @@ pub struct Loaded {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// The file that was read, absolute; none for a command.
+    pub file: Option<PathBuf>,
     pub agent: Agent,
     pub redis: Redis,
     pub spool: Spool,
@@ -160,6 +162,18 @@ impl std::fmt::Display for Endpoint {
             Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
             Endpoint::None => write!(f, "none"),
+        }
+    }
+}
+
+impl Redis {
+    /// As `--redis` takes it, without a secret; empty where there is no Redis.
+    pub fn shown_url(&self) -> String {
+        match (&self.endpoint, &self.tls) {
+            (Endpoint::None, _) => String::new(),
+            (Endpoint::Unix(_), _) => self.endpoint.to_string(),
+            (Endpoint::Tcp { .. }, None) => format!("redis://{}", self.endpoint),
+            (Endpoint::Tcp { .. }, Some(_)) => format!("rediss://{}", self.endpoint),
         }
     }
 }

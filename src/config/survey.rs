@@ -29,6 +29,7 @@ pub fn survey(loaded: &Loaded) -> Vec<Diagnostic> {
         let group = units::identity(group).ok();
         survey.group("agent.group", group.as_ref());
     }
+    survey.tls();
     for service in &loaded.config.services {
         survey.service(service);
     }
@@ -53,6 +54,26 @@ impl Survey<'_> {
             Some(remedy) => found.remedy(remedy),
             None => found,
         });
+    }
+
+    /// Read at every connection: what is not there yet may come.
+    fn tls(&mut self) {
+        let Some(tls) = &self.loaded.config.redis.tls else {
+            return;
+        };
+        let own = tls.own.as_ref();
+        for (name, file) in [
+            ("ca_file", tls.ca_file.as_ref()),
+            ("cert_file", own.map(|(cert, _)| cert)),
+            ("key_file", own.map(|(_, key)| key)),
+        ] {
+            if let Some(file) = file
+                && let Err(error) = fs::File::open(file)
+            {
+                let message = format!("{} cannot be read: {error}", file.display());
+                self.warn(&format!("redis.tls.{name}"), message, None);
+            }
+        }
     }
 
     /// What tracing costs, once: whoever wrote a word about it knows.

@@ -1,7 +1,7 @@
 //! the service's last lines → what the runtime said when it gave up.
 //!
 //! For programs whose runtime tells the reason on stderr and keeps no copy of it: an uncaught C++ exception with its
-//! `what()`, Rust and Go panics, Python's fatal errors, the sanitizers' verdict. The latest that is found wins; the
+//! `what()`, Rust and Go panics, fatal errors of Python, Java and V8, the sanitizers' verdict. The latest that is found wins; the
 //! caller hands only lines of the moment of the crash, so that an earlier run's words are not taken for this one's.
 
 /// Lines of one message.
@@ -22,13 +22,16 @@ pub fn find(lines: &[String], end: End) -> Option<String> {
     let (at, kind) = (0..lines.len())
         .rev()
         .find_map(|at| Some((at, begins(&lines[at], end)?)))?;
-    let mut message = lines[at].trim_end().to_owned();
+    let mut message = shown(kind, &lines[at]).to_owned();
     for line in lines[at + 1..].iter().take(MAX_LINES - 1) {
         if !goes_on(kind, line) || message.len() + line.len() > MAX_BYTES {
             break;
         }
-        message.push('\n');
-        message.push_str(line.trim_end());
+        let line = shown(kind, line);
+        if kind != Kind::Java || !line.is_empty() {
+            message.push('\n');
+            message.push_str(line);
+        }
     }
     Some(message)
 }
@@ -40,6 +43,10 @@ enum Kind {
     RustPanic,
     /// The whole message stands in this line.
     Whole,
+    /// Lines behind `#`, some of them empty; the last that tells something names the frame.
+    Java,
+    /// And what was checked in the next line.
+    V8,
     GoPanic,
 }
 
@@ -66,7 +73,11 @@ fn begins(line: &str, end: End) -> Option<Kind> {
             Some(Kind::RustPanic)
         }
         End::GaveUp if line.starts_with("terminate called ") => Some(Kind::Terminate),
-        End::GaveUp if line.starts_with("libc++abi: ") => Some(Kind::Whole),
+        End::GaveUp if line.starts_with("libc++abi: ") || line.starts_with("FATAL ERROR: ") => {
+            Some(Kind::Whole)
+        }
+        End::GaveUp if line.starts_with("# A fatal error has been detected ") => Some(Kind::Java),
+        End::GaveUp if line.starts_with("# Fatal error in ") => Some(Kind::V8),
         End::GaveUp if line.starts_with("panic: ") => Some(Kind::GoPanic),
         // musl's and old C libraries' assert keep no copy.
         End::GaveUp if line.contains("ssertion ") && line.contains(" failed") => Some(Kind::Whole),
@@ -74,9 +85,20 @@ fn begins(line: &str, end: End) -> Option<Kind> {
     }
 }
 
+/// Without what only makes a line a comment.
+fn shown(kind: Kind, line: &str) -> &str {
+    let line = line.trim_end();
+    match kind {
+        Kind::Java | Kind::V8 => line.trim_start_matches('#').trim_start(),
+        Kind::Terminate | Kind::RustPanic | Kind::Whole | Kind::GoPanic => line,
+    }
+}
+
 fn goes_on(kind: Kind, line: &str) -> bool {
     match kind {
         Kind::Whole => false,
+        Kind::Java => line.starts_with('#'),
+        Kind::V8 => line.starts_with("# ") && !line.starts_with("# Fatal"),
         Kind::Terminate => line.starts_with("  what():"),
         Kind::RustPanic => {
             let ends = [
@@ -130,6 +152,30 @@ mod tests {
         assert_eq!(
             found("==7==ERROR: AddressSanitizer: bad\nREAD of size 4", end).as_deref(),
             Some("==7==ERROR: AddressSanitizer: bad")
+        );
+        assert_eq!(
+            found(
+                "#\n# A fatal error has been detected by the Java Runtime Environment:\n#\n#  SIGSEGV (0xb) at pc=0x1\n\
+                 #\n# JRE version: 17\n# Java VM: x\n# Problematic frame:\n# V  [libjvm.so+0x1]  f+0x4\n#\n# No core dump",
+                end
+            )
+            .as_deref(),
+            Some(
+                "A fatal error has been detected by the Java Runtime Environment:\nSIGSEGV (0xb) at pc=0x1\n\
+                 JRE version: 17\nJava VM: x\nProblematic frame:\nV  [libjvm.so+0x1]  f+0x4"
+            )
+        );
+        assert_eq!(
+            found(
+                "#\n# Fatal error in , line 0\n# Check failed: x.\n#\n#",
+                end
+            )
+            .as_deref(),
+            Some("Fatal error in , line 0\nCheck failed: x.")
+        );
+        assert_eq!(
+            found("x\nFATAL ERROR: Reached heap limit\ny", end).as_deref(),
+            Some("FATAL ERROR: Reached heap limit")
         );
         assert_eq!(found("nothing\nin particular", end), None);
     }

@@ -278,6 +278,15 @@ impl Registers {
         kept
     }
 
+    /// Those of a caller of which nothing is known yet but to which thread it belongs: what its callees have saved
+    /// somewhere must not be shown with their values.
+    pub fn forgotten(&self) -> Registers {
+        let mut kept = Registers::new(self.machine);
+        kept.thread_pointer = self.thread_pointer;
+        kept.other_segment = self.other_segment;
+        kept
+    }
+
     /// Name and value of every known general register, in the machine's customary order.
     pub fn named(&self) -> Vec<(&'static str, u64)> {
         const X86_64_ORDER: [u16; 17] = [16, 7, 6, 0, 3, 2, 1, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];

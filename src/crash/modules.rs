@@ -241,7 +241,8 @@ fn from_link_map(core: &Core<'_>, executable: Option<&Elf<'_>>) -> Vec<Mapped> {
             .c_string(name, 4096)
             .map(|(n, _)| n)
             .unwrap_or_default();
-        if !name.is_empty() && name.starts_with(b"/") {
+        // The vDSO has a name without a folder.
+        if name.contains(&b'/') {
             modules.push(loaded(
                 String::from_utf8_lossy(&name).into_owned(),
                 bias,

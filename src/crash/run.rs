@@ -146,11 +146,13 @@ impl Line {
             Cause::Hang | Cause::Asked(_) => recent.end_of(at_ms, HANG_DELAY_MS),
         };
         report.log = recent.until(until);
-        let last = recent.between(at_ms.saturating_sub(LAST_WORDS_MS), until);
+        let from = at_ms.saturating_sub(LAST_WORDS_MS);
+        let last = recent.between(from, until);
         let end = dying.snapshot.signal.map_or(End::Fault, end);
         report.abort_message = report
             .abort_message
-            .or_else(|| last_words::find(&last, end));
+            .or_else(|| last_words::find(&last, end))
+            .or_else(|| last_words::find(&recent.words_between(from, until), end));
         report.device = device(&dying.device);
         if let Some(signature) = report.signature.clone() {
             if self.sites.len() >= MOST_SITES {

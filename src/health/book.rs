@@ -6,7 +6,7 @@
 //! every tick looks full, as it is.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -299,8 +299,11 @@ impl Page {
     fn new(now: Instant, standing: Standing, kept: &mut Kept) -> Page {
         let running = standing.pid.is_some();
         let mut pools = BTreeMap::new();
-        let process = unconfigured(PROCESS);
-        for settings in std::iter::once(&process).chain(standing.pools.iter()) {
+        let own: Vec<_> = std::iter::once(PROCESS)
+            .chain(fed_by_checks(&standing))
+            .map(unconfigured)
+            .collect();
+        for settings in own.iter().chain(standing.pools.iter()) {
             let beats = kept.take(standing.streams.name(), &settings.category);
             let entry = Entry::new(now, settings.clone(), running, beats);
             // Who configures the pool `process` has it twice, and its beats once.
@@ -328,8 +331,8 @@ impl Page {
         kept: &mut Kept,
         forgotten: &mut Vec<Gauge>,
     ) {
-        if standing.pools != self.standing.pools {
-            self.configure(now, &standing.pools, kept, forgotten);
+        if standing.pools != self.standing.pools || standing.checks != self.standing.checks {
+            self.configure(now, &standing, kept, forgotten);
         }
         let (before, after) = (self.standing.pid, standing.pid);
         if before != after || self.standing.exit != standing.exit {
@@ -363,21 +366,29 @@ impl Page {
     fn configure(
         &mut self,
         now: Instant,
-        pools: &[PoolSettings],
+        to: &Standing,
         kept: &mut Kept,
         forgotten: &mut Vec<Gauge>,
     ) {
-        let configured = |category: &str| pools.iter().any(|pool| pool.category == category);
-        for gone in self.standing.pools.iter() {
-            if !configured(&gone.category)
-                && gone.category != PROCESS
-                && let Some(entry) = self.pools.remove(&gone.category)
+        let names = |standing: &Standing| -> BTreeSet<String> {
+            let pools = standing.pools.iter().map(|pool| pool.category.as_str());
+            let names = pools.chain(fed_by_checks(standing));
+            names.map(str::to_owned).collect()
+        };
+        let after = names(to);
+        for gone in names(&self.standing).difference(&after) {
+            if gone != PROCESS
+                && let Some(entry) = self.pools.remove(gone)
             {
-                self.forget_pool(&gone.category, &entry, forgotten);
+                self.forget_pool(gone, &entry, forgotten);
             }
         }
+        let own: Vec<_> = fed_by_checks(to)
+            .filter(|name| !self.pools.contains_key(*name))
+            .map(unconfigured)
+            .collect();
         let running = self.standing.pid.is_some();
-        for settings in pools {
+        for settings in own.iter().chain(to.pools.iter()) {
             match self.pools.get_mut(&settings.category) {
                 Some(entry) => entry.pool.configure(now, settings),
                 None => {
@@ -467,6 +478,12 @@ impl Entry {
             is_empty: false,
         }
     }
+}
+
+/// The pools that checks feed: there from the beginning, also while none has succeeded.
+fn fed_by_checks(standing: &Standing) -> impl Iterator<Item = &str> {
+    let feeding = standing.checks.iter().filter(|check| check.feeds);
+    feeding.map(|check| check.name.as_str())
 }
 
 /// A pool of which nothing but the category is known.

@@ -8,104 +8,36 @@
 //! requests must come from the thread that seized, and an `execve` of a new agent keeps its
 //! children only from there.
 
+mod orders;
+mod trees;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
+
+use orders::Shared;
+pub use orders::{Order, Orders};
+
+use trees::{Ending, TREE_LIMIT, note_descendants};
 
 use super::aside::Aside;
-use super::cgroup::{Cgroups, Place};
+use super::cgroup::Cgroups;
 use super::debugger::Debugger;
-use super::prepare::{Handed, Inherited};
+use super::prepare::Inherited;
 use super::spawn::PipeSize;
 use super::steps::{Course, Part};
-use super::tasks::{Command, Tasks};
+use super::tasks::Tasks;
 use super::tree::{self, Census, Identity};
-use crate::config::Service;
 use crate::event::Event;
-use crate::handoff::{Helper, Tracer};
-use crate::request::RequestId;
+use crate::handoff::Tracer;
 use crate::service::{Exit, Pid, RunId, ServiceName, Signal};
-
-#[derive(Debug)]
-pub enum Order {
-    /// Start a process. Answered by `Spawned` or `SpawnFailed`.
-    Spawn {
-        run: RunId,
-        service: Arc<Service>,
-        handed: Handed,
-    },
-    /// To the main process, if it lives.
-    Signal { run: RunId, signal: Signal },
-    /// SIGKILL to everything the run started, again until nothing is left. Answered, once
-    /// the main process has been reaped, by `TreeGone`.
-    KillTree { run: RunId },
-    /// Start a process of the agent's own.
-    Help(Helper),
-    /// Copy a running process. Answered by `Stacks`.
-    Copy { id: RequestId, run: RunId },
-    /// Trace the run no more. Answered by `Detached`.
-    Detach { id: RequestId, run: RunId },
-    /// Copy the process of a run that hangs, before it is ended. Answered by `Hung`, or not.
-    Hung { run: RunId },
-    /// Another process of the run is its main one from now on.
-    MainPid { run: RunId, pid: Pid },
-    /// Run a command of a service's beside the service. Answered through its teller.
-    Command(Command),
-    /// Stop every main process, then this process: SIGCONT to it goes to them as well.
-    Pause,
-    /// End the loop; whatever still lives is killed.
-    Quit,
-}
-
-/// Where orders are left for the main thread. Cheap to clone, never blocks.
-#[derive(Clone)]
-pub struct Orders {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    queue: Mutex<VecDeque<Order>>,
-    bell: OwnedFd,
-    /// Signs of life asked of the main thread, and what it had heard of them when it last looked.
-    asked: AtomicU64,
-    shown: AtomicU64,
-}
-
-impl Orders {
-    pub fn give(&self, order: Order) {
-        self.shared
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(order);
-        self.ring();
-    }
-
-    /// Whether the main thread has come round since this was last asked; it is asked for the next time.
-    pub fn comes_round(&self) -> bool {
-        let Shared { asked, shown, .. } = &*self.shared;
-        let alive = shown.load(Ordering::Acquire) == asked.load(Ordering::Acquire);
-        if alive {
-            asked.fetch_add(1, Ordering::AcqRel);
-        }
-        self.ring();
-        alive
-    }
-
-    fn ring(&self) {
-        // The counter only fills up when it is rung 2^64 times unheard.
-        let _ = rustix::io::write(&self.shared.bell, &1u64.to_ne_bytes());
-    }
-}
 
 /// The main thread's side.
 pub struct Reaper {
@@ -178,19 +110,6 @@ impl Run {
     }
 }
 
-/// The tree is being killed.
-struct Ending {
-    again_at: Instant,
-    /// When what is left is given up; counted from the reaping of the main process.
-    until: Instant,
-}
-
-/// How long strays of a reaped run may take to die: shorter than the machine waits.
-const TREE_LIMIT: Duration = Duration::from_millis(500);
-/// Between two looks at a tree that is being killed (its deaths are heard at once).
-const TREE_PAUSE: Duration = Duration::from_millis(20);
-/// The same while the main process itself does not die (it hangs in the kernel).
-const STUCK_PAUSE: Duration = Duration::from_millis(500);
 /// Processes on their way to their programs at one time.
 const AT_ONCE: usize = 4;
 /// Bytes of one run's pipe: four of the kernel's.
@@ -206,13 +125,7 @@ const PIPE_BUDGET: usize = 32 * 1024 * 1024;
 /// # Errors
 /// `/dev/null`, a descriptor, or the SIGCHLD handler is not to be had.
 pub fn channel() -> io::Result<(Orders, Reaper)> {
-    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let shared = Arc::new(Shared {
-        queue: Mutex::new(VecDeque::new()),
-        bell,
-        asked: AtomicU64::new(0),
-        shown: AtomicU64::new(0),
-    });
+    let orders = orders::queue()?;
     let (sigchld, rung_by_handler) = UnixStream::pair()?;
     sigchld.set_nonblocking(true)?;
     signal_hook::low_level::pipe::register(libc::SIGCHLD, rung_by_handler)?;
@@ -224,7 +137,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         warn!("what services leave behind cannot be adopted (child subreaper: {errno})");
     }
     let reaper = Reaper {
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(&orders.shared),
         sigchld,
         inherited: Inherited::take()?,
         own_pid: own.as_raw_nonzero().get(),
@@ -246,7 +159,7 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         told: HashSet::new(),
         tasks: Tasks::default(),
     };
-    Ok((Orders { shared }, reaper))
+    Ok((orders, reaper))
 }
 
 /// Whoever started the agent may have left signals blocked.
@@ -283,8 +196,7 @@ impl Reaper {
             self.end_trees(&inbox);
             self.tasks.look(self.own_pid);
             self.end_slow_helpers();
-            let Shared { asked, shown, .. } = &*self.shared;
-            shown.store(asked.load(Ordering::Acquire), Ordering::Release);
+            self.shared.show();
         }
         self.kill_everything();
     }
@@ -359,15 +271,6 @@ impl Reaper {
         }
     }
 
-    /// One of those that are waited for may just have died: no need to wait for the pause.
-    fn hurry_trees(&mut self) {
-        let now = Instant::now();
-        let reaped = self.runs.values_mut().filter(|run| run.reaped);
-        for ending in reaped.filter_map(|run| run.ending.as_mut()) {
-            ending.again_at = now;
-        }
-    }
-
     /// A process that was started for a run has ended.
     fn ended(&mut self, run: RunId, pid: Pid, exit: Exit, inbox: &Sender<Event>) {
         let Some(entry) = self.runs.get_mut(&run) else {
@@ -396,12 +299,7 @@ impl Reaper {
         let mut launching = VecDeque::new();
         loop {
             // Taken one by one: an order may be given while an earlier one is carried out.
-            let order = self
-                .shared
-                .queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
+            let order = self.shared.next();
             let at_once = match order {
                 Some(Order::Spawn { .. }) => AT_ONCE - 1,
                 Some(_) | None => 0,
@@ -489,156 +387,6 @@ impl Reaper {
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
     }
-
-    fn kill_tree(&mut self, run: RunId, inbox: &Sender<Event>) {
-        match self.runs.get_mut(&run) {
-            Some(entry) => entry.look_again(Instant::now()),
-            // Ended before, or never started.
-            None => tell(inbox, Event::TreeGone { run }),
-        }
-    }
-
-    /// Another look at every tree whose time has come.
-    fn end_trees(&mut self, inbox: &Sender<Event>) {
-        let now = Instant::now();
-        let due: Vec<RunId> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| run.ending.as_ref().is_some_and(|e| e.again_at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        if due.is_empty() {
-            return;
-        }
-        let census = Census::take();
-        for id in due {
-            self.end_tree(id, &census, now, inbox);
-        }
-    }
-
-    /// SIGKILL, once, to what a run left that never had a main process.
-    pub(super) fn sweep(&mut self, run: RunId) {
-        for id in self.strays(run, &Census::take()) {
-            tree::kill(id);
-        }
-        let place = self
-            .runs
-            .get(&run)
-            .and_then(|run| run.course.place.as_ref());
-        place.map(Place::kill);
-    }
-
-    fn end_tree(&mut self, id: RunId, census: &Census, now: Instant, inbox: &Sender<Event>) {
-        let strays = self.strays(id, census);
-        let Some(run) = self.runs.get_mut(&id) else {
-            return;
-        };
-        if !run.reaped {
-            note_descendants(census, run);
-            // SAFETY: kill(2) touches no memory. Not reaped, so the number is its own.
-            unsafe { libc::kill(run.pid, libc::SIGKILL) };
-        }
-        let left: HashSet<Identity> = run
-            .seen
-            .iter()
-            .copied()
-            .filter(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id && !now.dead))
-            .chain(strays)
-            .collect();
-        for id in &left {
-            tree::kill(*id);
-        }
-        let crowded = run.course.place.as_ref().is_some_and(Place::kill);
-        let empty = left.is_empty() && !crowded;
-        if run.reaped && (empty || run.ending.as_ref().is_some_and(|e| e.until <= now)) {
-            if !left.is_empty() {
-                let pids: Vec<Pid> = left.iter().map(|id| id.pid).collect();
-                warn!(service = %run.name(), "still there after SIGKILL: {pids:?}");
-            }
-            if run.course.part == Part::Main && run.course.writers.is_some() {
-                run.ending = None;
-                return self.after(id, 0);
-            }
-            self.runs.remove(&id);
-            tell(inbox, Event::TreeGone { run: id });
-        } else if let Some(ending) = &mut run.ending {
-            let pause = if run.reaped { TREE_PAUSE } else { STUCK_PAUSE };
-            ending.again_at = now + pause;
-        }
-    }
-
-    /// Live processes below adopted ones that are the run's. The adopted that are nobody's
-    /// are told.
-    fn strays(&mut self, id: RunId, census: &Census) -> Vec<Identity> {
-        let Some(run) = self.runs.get(&id) else {
-            return Vec::new();
-        };
-        let (mut found, mut hidden) = (Vec::new(), Vec::new());
-        for child in census.children(self.own_pid) {
-            let known = self.by_pid.contains_key(&child) || self.aside.contains_key(&child);
-            if known {
-                continue;
-            }
-            let Some(stat) = tree::stat(child).filter(|stat| !stat.dead) else {
-                continue;
-            };
-            if self.heirlooms.contains(&stat.id) {
-                continue;
-            }
-            // The main process' number may have gone to another service's.
-            let reused = run.reaped && self.by_pid.contains_key(&run.pid);
-            let kin = run.pid != 0 && !reused && (stat.session == run.pid || stat.group == run.pid);
-            let named = tree::service_of(child);
-            let named = named.as_deref();
-            if kin || run.seen.contains(&stat.id) || named == Some(run.name().as_str()) {
-                found.push(stat.id);
-                let below = census.descendants(child);
-                found.extend(below.into_iter().filter_map(tree::stat).map(|stat| stat.id));
-            } else if !self.is_anyones(&stat, named) {
-                hidden.push(stat.id);
-            }
-        }
-        self.tell_hidden(&hidden);
-        found
-    }
-
-    /// Whether another run could claim it.
-    fn is_anyones(&self, stat: &tree::Stat, named: Option<&str>) -> bool {
-        self.runs.values().any(|run| {
-            stat.session == run.pid
-                || stat.group == run.pid
-                || run.seen.contains(&stat.id)
-                || named == Some(run.name().as_str())
-        })
-    }
-
-    fn tell_hidden(&mut self, hidden: &[Identity]) {
-        self.told
-            .retain(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id));
-        for id in hidden {
-            if self.told.insert(*id) {
-                let pid = id.pid;
-                info!(
-                    "process {pid} has left its service and hides whose it was: it is left alone"
-                );
-            }
-        }
-    }
-
-    /// At the very end: nothing that was started outlives the agent.
-    fn kill_everything(&mut self) {
-        let census = Census::take();
-        let ids: Vec<Identity> = census
-            .descendants(self.own_pid)
-            .into_iter()
-            .filter_map(tree::stat)
-            .filter(|stat| !stat.dead && !self.heirlooms.contains(&stat.id))
-            .map(|stat| stat.id)
-            .collect();
-        for id in ids {
-            tree::kill(id);
-        }
-    }
 }
 
 /// The next child that ended or stopped, as wait4(2) tells it.
@@ -654,14 +402,6 @@ fn next_status() -> Option<(Pid, i32)> {
         )
     };
     (pid > 0).then_some((pid, status))
-}
-
-fn note_descendants(census: &Census, run: &mut Run) {
-    run.seen
-        .retain(|id| tree::stat(id.pid).is_some_and(|now| now.id == *id));
-    let below = census.descendants(run.pid);
-    run.seen
-        .extend(below.into_iter().filter_map(tree::stat).map(|stat| stat.id));
 }
 
 /// Waits where the inbox is full: the supervisor catches up, or has ended.

@@ -4,40 +4,34 @@
 //! neighbour cannot take at once waits in a lane of its own; only words have a bound, beyond
 //! which they are counted as dropped.
 
+mod acts;
+mod requests;
+
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::awaited::Awaited;
-use super::chart;
 use super::chronicle::Chronicle;
 use super::crashes::Crashes;
-use super::debugger;
-use super::fleet::{self, Ask, Fleet, Presence};
+use super::fleet::{self, Fleet};
 use super::lane::Lane;
 use super::machine;
 use super::notice::Notice;
 use super::notify::Notify;
 use super::probe::Keys;
 use super::reap::{Order, Orders};
-use super::share;
-use super::status::{self, Own, Question};
+use super::status::Own;
 use super::tasks::{Command, Output};
 use super::watch::{Seen, Watches};
-use crate::clock;
-use crate::config::lifecycle::ReadyBy;
-use crate::config::{Agent, Config};
+use crate::config::Config;
 use crate::event::{AgentSignal, Event};
-use crate::handoff::{
-    AskRedis, Board, Dying, Feed, HealthGauge, LineOptions, Pipes, SinkGauge, Standing, State, Tee,
-};
-use crate::record::{self, Entry, Record, StatusEvent, StreamKind, end_run_marker, new_run_marker};
-use crate::request::{Reply, Request, RequestId};
-use crate::service::{Exit, RunId, ServiceId, Signal};
+use crate::handoff::{AskRedis, Dying, Feed, HealthGauge, SinkGauge, Standing, State, Tee};
+use crate::record::Record;
+use crate::request::{Reply, RequestId};
+use crate::service::{RunId, ServiceId};
 
 /// For whom a signal to the agent is meant, and who reads the `error` streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +100,8 @@ pub async fn run(config: Config, hands: Hands) -> i32 {
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             since: now,
             state_dir: config.agent.state_dir.clone(),
+            config: config.file.clone(),
+            redis_url: config.redis.shown_url(),
         },
         fleet,
         orders,
@@ -331,173 +327,6 @@ impl Shell {
         self.step(fleet::Input::Of(run.service, input))
     }
 
-    /// A signal that is the application's. TERM also begins the end, so that an application
-    /// that ignores it ends all the same; INT does where there is nobody to send it to.
-    fn forward(&mut self, signal: Signal) -> Option<i32> {
-        let active = self.fleet.units().any(|unit| unit.machine.is_active());
-        let ends = signal == Signal::TERM || signal == Signal::INT && !active;
-        if ends && !self.fleet.is_leaving() {
-            return self.step(fleet::Input::Shutdown);
-        }
-        if signal == Signal::TSTP {
-            // A terminal's Ctrl-Z: the shell waits for the wrapper to stop as well.
-            self.orders.give(Order::Pause);
-            return None;
-        }
-        for unit in self.fleet.units() {
-            let run = unit.machine.run();
-            self.orders.give(Order::Signal { run, signal });
-        }
-        None
-    }
-
-    fn request(&mut self, id: RequestId, request: Request) -> Option<i32> {
-        let ask = |what, services, wait| fleet::Input::Ask {
-            id,
-            what,
-            services,
-            wait,
-        };
-        let now = Instant::now();
-        let reply = match request {
-            Request::Start { services, wait } => {
-                return self.step(ask(Ask::Start, services, wait));
-            }
-            Request::Stop { services, wait } => return self.step(ask(Ask::Stop, services, wait)),
-            Request::Restart { services, wait } => {
-                return self.step(ask(Ask::Restart, services, wait));
-            }
-            Request::Signal { signal, services } => match Signal::parse(&signal) {
-                Some(signal) => return self.step(ask(Ask::Signal(signal), services, false)),
-                None => Reply::refused(format!("no signal {signal:?}")),
-            },
-            Request::Shutdown => {
-                self.replies
-                    .send((id, Reply::done(serde_json::Value::Null)));
-                return self.hear(Event::Signal(AgentSignal::Shutdown));
-            }
-            Request::Core(copy) => self.copied_by_kernel(*copy),
-            Request::Stacks { service } => {
-                self.order_about(id, &service, |id, run| Order::Copy { id, run });
-                return None;
-            }
-            Request::Detach { service } => {
-                self.order_about(id, &service, |id, run| Order::Detach { id, run });
-                return None;
-            }
-            Request::Reload { dry_run: true, .. } => match (self.reload)() {
-                Ok(new) => Reply::done(self.plan(&new)),
-                Err(why) => Reply::refused(why),
-            },
-            Request::Reload { wait: true, .. } => return self.reload(Some(id)),
-            Request::Reload { wait: false, .. } => {
-                let over = self.reload(None);
-                self.replies
-                    .send((id, Reply::done(serde_json::Value::Null)));
-                return over;
-            }
-            Request::Status { services, pss } => {
-                let sink = self.sink.borrow().clone();
-                let document = {
-                    let health = self.health.borrow();
-                    status::document(&self.fleet, &self.own, &sink, &health, &services, now)
-                };
-                match document.map(|document| self.with_crash_ids(document)) {
-                    Ok(document) if pss => {
-                        let replies = self.replies.channel();
-                        tokio::task::spawn_blocking(move || {
-                            let mut document = document;
-                            share::add(&mut document);
-                            // At the very end nobody listens.
-                            let _ = replies.blocking_send((id, Reply::done(document)));
-                        });
-                        return None;
-                    }
-                    Ok(document) => Reply::done(document),
-                    Err(why) => Reply::refused(why),
-                }
-            }
-            Request::Graph => Reply::done(chart::document(&self.fleet)),
-            Request::Events { after, wait: true } => {
-                self.chronicle.follow(id, after, now);
-                return None;
-            }
-            Request::Events { after, wait: false } => self.chronicle.after(after),
-            Request::Wait {
-                services,
-                state,
-                timeout_ms,
-            } => {
-                self.wait(id, &services, state, timeout_ms);
-                return None;
-            }
-            Request::Probe { ready, services } => {
-                let question = if ready {
-                    Question::Ready
-                } else {
-                    Question::Live
-                };
-                let answer =
-                    status::probe(&self.fleet, question, &self.sink.borrow(), &services, now);
-                match serde_json::to_value(answer) {
-                    Ok(answer) => Reply::done(answer),
-                    Err(error) => Reply::refused(error.to_string()),
-                }
-            }
-        };
-        self.replies.send((id, reply));
-        None
-    }
-
-    /// A configuration with an error changes nothing.
-    fn reload(&mut self, asked: Option<RequestId>) -> Option<i32> {
-        let new = match (self.reload)() {
-            Ok(new) => new,
-            Err(why) => {
-                error!("the configuration was not reloaded: {why}");
-                if let Some(id) = asked {
-                    self.replies.send((id, Reply::refused(why)));
-                }
-                return None;
-            }
-        };
-        let plan = self.plan(&new);
-        info!("reloading the configuration: {plan}");
-        self.notify.reloading();
-        let asked = asked.map(|id| (id, plan));
-        let mut out = Vec::new();
-        self.fleet
-            .reload(&new.agent, &new.services, asked, Instant::now(), &mut out);
-        self.config.services = new.services;
-        self.config.agent.main = new.agent.main;
-        self.config.agent.shutdown_timeout = new.agent.shutdown_timeout;
-        self.carry_out(out)
-    }
-
-    /// What a reload changes, and what it cannot change while the agent runs.
-    fn plan(&self, new: &Config) -> serde_json::Value {
-        let old = &self.config;
-        let mut later = Vec::new();
-        let live = Agent {
-            main: new.agent.main.clone(),
-            shutdown_timeout: new.agent.shutdown_timeout,
-            ..old.agent.clone()
-        };
-        for (differs, table) in [
-            (live != new.agent, "agent"),
-            (old.redis != new.redis, "redis"),
-            (old.spool != new.spool, "spool"),
-            (old.health != new.health, "health"),
-        ] {
-            if differs {
-                later.push(table);
-            }
-        }
-        let mut plan = serde_json::json!(self.fleet.plan(&new.services));
-        plan["after_agent_restart"] = later.into();
-        plan
-    }
-
     fn step(&mut self, input: fleet::Input) -> Option<i32> {
         let mut out = Vec::new();
         self.fleet.step(Instant::now(), input, &mut out);
@@ -519,184 +348,6 @@ impl Shell {
         code
     }
 
-    fn act(&mut self, id: ServiceId, action: machine::Out) {
-        use machine::Out;
-        let Some(unit) = self.fleet.unit(id) else {
-            return;
-        };
-        let streams = unit.streams.clone();
-        let name = unit.machine.service().name.clone();
-        let at_ms = clock::now_ms();
-        let marker = |text| Entry::plain(&streams, StreamKind::Status, at_ms, text);
-        match action {
-            Out::Spawn(run) => {
-                let service = unit.machine.service().clone();
-                let handed = self.watches.open(run, &service);
-                self.orders.give(Order::Spawn {
-                    run,
-                    service,
-                    handed,
-                });
-            }
-            Out::Signal(run, signal) => self.orders.give(Order::Signal { run, signal }),
-            Out::KillTree(run) => self.orders.give(Order::KillTree { run }),
-            Out::Hung(run) => self.orders.give(Order::Hung { run }),
-            Out::Opened => {
-                let debug = unit.machine.service().debug.clone();
-                let executable = unit.machine.service().executable.clone();
-                self.say(marker(new_run_marker(&clock::local_stamp(at_ms))));
-                if let Some(debug) = debug {
-                    let banner = debugger::banner(&debug, &executable);
-                    self.say(Entry::plain(
-                        &streams,
-                        StreamKind::Status,
-                        at_ms,
-                        debugger::PAUSED,
-                    ));
-                    self.say(Entry::plain(
-                        &streams,
-                        StreamKind::Status,
-                        at_ms,
-                        banner.clone(),
-                    ));
-                    match self.manner {
-                        // Nobody need read our stdout.
-                        Manner::Wrapp => drop(writeln!(std::io::stdout(), "{banner}")),
-                        Manner::Agent => info!(service = %name, "{}\n{banner}", debugger::PAUSED),
-                    }
-                }
-            }
-            Out::Say(event) => {
-                // Of an application that runs once its exit says all, and the end marker is
-                // its last word.
-                if self.manner == Manner::Wrapp && matches!(event, StatusEvent::Failed { .. }) {
-                    return;
-                }
-                log(&name, &event);
-                let entry = Entry::status(&streams, at_ms, &event);
-                self.happened(id, "", &entry);
-                self.say(entry);
-                if let (Manner::Wrapp, StatusEvent::Exit { exit, .. }) = (self.manner, &event)
-                    && let Some(text) = record::bad_end(*exit)
-                {
-                    self.say(Entry::plain(&streams, StreamKind::Error, at_ms, text));
-                }
-            }
-            Out::Trouble(what) => {
-                error!(service = %name, "{what}");
-                let entry = Entry::plain(&streams, StreamKind::Error, at_ms, what);
-                self.happened(id, "error", &entry);
-                self.say(entry);
-            }
-            Out::Trimmed(run) => self.feed.send(Feed::Trim { run, streams }),
-            Out::Ended(run, exit) => {
-                self.watches.over(run);
-                self.feed.send(Feed::End { run, exit });
-            }
-            Out::NeverRan(run, exit) => {
-                self.watches.over(run);
-                self.feed.send(match self.opened.remove(&run) {
-                    // What came before it has spoken.
-                    true => Feed::End { run, exit },
-                    false => Feed::NeverRan {
-                        run,
-                        streams,
-                        exit,
-                        at_ms,
-                    },
-                });
-            }
-            Out::Closed(exit) => {
-                let stamp = clock::local_stamp(at_ms);
-                self.say(marker(end_run_marker(&stamp, exit.code())));
-            }
-            Out::Overdue(left) => {
-                let what = match (left.tree, left.output) {
-                    (true, _) => "processes",
-                    (false, _) => "output",
-                };
-                warn!(service = %name, "the run is over, but not all of its {what}");
-            }
-        }
-    }
-
-    /// What the board's sensors said last.
-    pub(super) fn board(&self) -> Arc<Board> {
-        self.health.borrow().device.clone()
-    }
-
-    fn open(&mut self, run: RunId, pipes: Pipes) {
-        let Some(unit) = self.fleet.unit(run.service) else {
-            return;
-        };
-        let readiness = unit.machine.service().lifecycle.ready.as_ref();
-        let awaited = match readiness.map(|ready| &ready.by) {
-            // The configuration was refused where it is not one.
-            Some(ReadyBy::Log(pattern)) => regex_lite::Regex::new(pattern).ok(),
-            Some(_) | None => None,
-        };
-        self.feed.send(Feed::Open {
-            run,
-            streams: unit.streams.clone(),
-            pipes,
-            awaited,
-            options: LineOptions {
-                max_line: unit.machine.service().max_line,
-                multi_line: unit.machine.service().multi_line,
-                tee: self.tee,
-            },
-            at_ms: clock::now_ms(),
-        });
-    }
-
-    pub(super) fn say(&mut self, entry: Entry) {
-        if self.words.waiting() >= WORDS_LIMIT {
-            entry.streams.tally.add_dropped(1);
-            return;
-        }
-        self.words.send(Record::Entry(entry));
-    }
-
-    pub(super) fn stand(&mut self, id: ServiceId) {
-        let Some(unit) = self.fleet.unit(id) else {
-            return;
-        };
-        let machine = &unit.machine;
-        let state = machine.shown();
-        let told = self.since.get(&id).copied();
-        let since_ms = match told {
-            Some((told, since_ms)) if told == state => since_ms,
-            Some(_) | None => clock::now_ms(),
-        };
-        self.since.insert(id, (state, since_ms));
-        let gone = unit.presence == Presence::Gone;
-        let standing = Standing {
-            id,
-            service: machine.service().name.clone(),
-            streams: unit.streams.clone(),
-            state,
-            pid: machine.life().map(|life| life.pid),
-            restarts: machine.restarts(),
-            exit: machine.exit().map(Exit::code),
-            crash_id: self.crashes.latest(id).cloned(),
-            since_ms,
-            pools: machine.service().pools.clone(),
-            checks: machine.service().checks.clone(),
-            removed: gone,
-        };
-        match told.map(|(told, _)| told) {
-            Some(told) if told == state => {}
-            was => self.changed(id, was, state),
-        }
-        if gone {
-            self.removed(id);
-        }
-        // Only the latest of each service is worth telling.
-        self.standings
-            .forget(|waiting| waiting.service == standing.service);
-        self.standings.send(standing);
-    }
-
     /// The last words, standings and answers leave.
     async fn finish(&mut self) {
         let lanes = async {
@@ -709,33 +360,5 @@ impl Shell {
         if tokio::time::timeout(FINISH, lanes).await.is_err() {
             warn!("not everything could be told before the end");
         }
-    }
-}
-
-/// What operators read in the agent's own output.
-fn log(name: &crate::service::ServiceName, event: &StatusEvent) {
-    match event {
-        StatusEvent::Start { pid } => info!(service = %name, "started with pid {pid}"),
-        StatusEvent::Ready => info!(service = %name, "ready"),
-        StatusEvent::Exit {
-            exit,
-            out_of_memory,
-        } => {
-            let why = if *out_of_memory {
-                ": the kernel was out of memory"
-            } else {
-                ""
-            };
-            info!(service = %name, "exited with code {}{why}", exit.code());
-        }
-        StatusEvent::Restart { delay_ms } => info!(service = %name, "restarting in {delay_ms} ms"),
-        StatusEvent::Stop { signal } => info!(service = %name, "stopping with {signal}"),
-        StatusEvent::Failed { reason } => error!(service = %name, "failed: {reason}"),
-        StatusEvent::Health { check, healthy } => match healthy {
-            true => info!(service = %name, "check {check} is healthy"),
-            false => warn!(service = %name, "check {check} is unhealthy"),
-        },
-        // Said by others.
-        StatusEvent::Crash { .. } | StatusEvent::Dropped { .. } | StatusEvent::Reload { .. } => {}
     }
 }

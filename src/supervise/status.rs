@@ -19,6 +19,10 @@ pub struct Own {
     pub pid: Pid,
     pub since: Instant,
     pub state_dir: PathBuf,
+    /// What it was configured by; none for a command.
+    pub config: Option<PathBuf>,
+    /// Without a secret; empty where there is none.
+    pub redis_url: String,
 }
 
 /// The document, with the named services only; with all where none is named.
@@ -58,7 +62,9 @@ pub fn document(
             "pid": own.pid,
             "uptime_ms": millis(own.since, now),
             "state_dir": own.state_dir.to_string_lossy(),
+            "config": own.config.as_ref().map(|path| path.to_string_lossy()),
             "redis": {
+                "url": own.redis_url,
                 "state": sink.state,
                 "spooled_lines": sink.spooled_lines,
                 "spooled_bytes": sink.spooled_bytes,
@@ -300,6 +306,8 @@ mod tests {
             pid: 1,
             since: now,
             state_dir: "/x".into(),
+            config: None,
+            redis_url: "redis://robot:6379".to_owned(),
         };
         let later = now + Duration::from_millis(1500);
         let (sink, health) = (SinkGauge::default(), HealthGauge::default());
@@ -307,6 +315,8 @@ mod tests {
         let document = document(&fleet, &own, &sink, &health, &names, later).expect("known");
         assert_eq!(document["agent"]["uptime_ms"], 1500);
         assert_eq!(document["agent"]["state_dir"], "/x");
+        assert_eq!(document["agent"]["config"], Value::Null);
+        assert_eq!(document["agent"]["redis"]["url"], "redis://robot:6379");
         let service = &document["services"][0];
         assert_eq!(service["name"], "main");
         assert_eq!(service["state"], "ready");

@@ -50,6 +50,25 @@ fn generic<T: Into<u64>>(value: T, divisor: u64) -> u64 {
     value.into() / divisor
 }
 
+async fn taken(ring: &mut Ring) -> u32 {
+    feed(ring, "taken", &[9])
+}
+
+async fn serve(mut ring: Ring) -> u32 {
+    std::future::ready(()).await;
+    taken(&mut ring).await + 1
+}
+
+fn block_on<F: std::future::Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
 fn main() {
     let mode = std::env::args().nth(1).unwrap_or_else(|| "segv".into());
     let mut ring = Ring { name: "front".into(), items: vec![1, 2, 3], mode: Mode::Busy { load: 7 }, place: (4, -5), last: Some(6) };
@@ -69,6 +88,7 @@ fn main() {
             let f: Box<dyn Fn(u32) -> u32> = Box::new(|n| feed(&mut ring.clone(), "closure", &[n]));
             println!("{}", f(black_box(3)));
         }
+        "async" => println!("{}", block_on(serve(ring))),
         "abort" => std::process::abort(),
         _ => {}
     }

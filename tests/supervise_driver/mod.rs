@@ -316,6 +316,7 @@ fn config_from(json: &Value) -> Config {
     let agent = &json["agent"];
     let name = |value: &Value| ServiceName::new(value.as_str()?).ok();
     Config {
+        file: None,
         agent: Agent {
             board: String::new(),
             state_dir: "/nonexistent".into(),

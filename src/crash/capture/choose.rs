@@ -20,6 +20,8 @@ const CRASHED_STACK: u64 = 8 << 20;
 const OTHER_STACK: u64 = 256 << 10;
 /// On each side of what a register holds.
 const AROUND: u64 = 4096;
+/// More than `struct pthread` of glibc has (2304 bytes), less than a page.
+const THREAD_BLOCK: u64 = 2560;
 /// With at most so many threads the registers of all are followed.
 const FEW_THREADS: usize = 16;
 /// Of one writable mapping of a file.
@@ -36,6 +38,10 @@ const TOP_FRAMES: usize = 4 << 10;
 const HANDLER_FRAMES: usize = 16 << 10;
 /// Pages behind pointers of the top frames.
 const MAX_POINTED: usize = 256;
+/// Pages behind pointers of what registers and those pointers lead to: texts of objects on the heap.
+const MAX_FURTHER: usize = 128;
+/// Of an object, searched for pointers.
+const OBJECT: usize = 1 << 10;
 
 /// A thread as far as this matters.
 #[derive(Clone, Debug)]
@@ -43,6 +49,8 @@ pub struct Stack {
     pub pc: u64,
     pub sp: u64,
     pub registers: Vec<u64>,
+    /// x86-64 `fs` base, aarch64 `tpidr_el0`.
+    pub thread_pointer: Option<u64>,
 }
 
 /// Reads at most so many bytes; fewer where memory ends.
@@ -68,6 +76,13 @@ pub fn choose(
         };
         chosen.stack(stack.sp, limit);
         chosen.page(stack.pc);
+        // The C library's own block of the thread stands before or behind it; debuggers know the thread by that.
+        if let Some(own) = stack.thread_pointer {
+            chosen.add(
+                own.saturating_sub(THREAD_BLOCK),
+                own.saturating_add(THREAD_BLOCK),
+            );
+        }
         if index == 0 || stacks.len() <= FEW_THREADS {
             for value in &stack.registers {
                 chosen.add(value.saturating_sub(AROUND), value.saturating_add(AROUND));
@@ -76,7 +91,7 @@ pub fn choose(
     }
     if let Some(crashed) = stacks.first() {
         chosen.interrupted_stacks(crashed.sp, read);
-        chosen.pointed(crashed.sp, read);
+        chosen.pointed(crashed, read);
     }
     chosen.images();
     chosen.objects(auxv, read);
@@ -190,35 +205,49 @@ impl Chosen<'_> {
             && !before.write
     }
 
-    /// What variables of the top frames point to: texts and structures on the heap.
-    fn pointed(&mut self, sp: u64, read: Read<'_>) {
+    /// What variables of the top frames point to, texts and structures on the heap, and what those point to.
+    fn pointed(&mut self, crashed: &Stack, read: Read<'_>) {
         let mut seen = HashSet::new();
-        for value in words(&read(sp, TOP_FRAMES)) {
-            let Some(area) = self.at(value).filter(|area| area.write && area.private) else {
-                continue;
-            };
-            if area.is("[stack]") || seen.len() >= MAX_POINTED || !seen.insert(value & !(PAGE - 1))
+        let mut objects: Vec<u64> = Vec::new();
+        for value in words(&read(crashed.sp, TOP_FRAMES)) {
+            if seen.len() < MAX_POINTED && self.is_object(value) && seen.insert(value & !(PAGE - 1))
             {
-                continue;
+                self.add(value, value.saturating_add(512));
+                objects.push(value);
             }
-            self.add(value, value.saturating_add(512));
         }
+        let known = crashed.registers.iter().copied();
+        let known: Vec<u64> = known.filter(|value| self.is_object(*value)).collect();
+        let most = seen.len() + MAX_FURTHER;
+        for object in known.into_iter().chain(objects) {
+            for value in words(&read(object & !7, OBJECT)) {
+                if seen.len() < most && self.is_object(value) && seen.insert(value & !(PAGE - 1)) {
+                    self.add(value, value.saturating_add(512));
+                }
+            }
+        }
+    }
+
+    /// Data, and code that was made at run time, in which callers are known by their calls.
+    fn is_object(&self, address: u64) -> bool {
+        self.at(address).is_some_and(|area| {
+            let is_made = area.execute && area.file().is_none();
+            area.private && (area.write || is_made) && !area.is("[stack]")
+        })
     }
 
     /// First pages for their build-ids, globals, what was relocated, the vDSO, files that are gone.
     fn images(&mut self) {
         let mut gone = 0;
+        let code = self.areas.iter().filter(|area| area.execute);
+        let code: HashSet<&[u8]> = code.filter_map(Area::file).collect();
         for (index, area) in self.areas.iter().enumerate() {
             if area.is("[vdso]") {
                 self.add(area.start, area.end);
             }
             let Some(path) = area.file() else { continue };
             let size = area.end - area.start;
-            let is_code = self
-                .areas
-                .iter()
-                .any(|a| a.execute && a.file() == Some(path));
-            if !is_code {
+            if !code.contains(path) {
                 continue;
             }
             if path.ends_with(b" (deleted)") && gone + size <= GONE {
@@ -373,6 +402,7 @@ mod tests {
             pc: 0x2010,
             sp,
             registers: registers.to_vec(),
+            thread_pointer: Some(0x50_000),
         }
     }
 
@@ -393,6 +423,7 @@ mod tests {
         let ranges = choose(&areas, &stacks, &[], &mut nothing);
         for inside in [
             0x7f_8000, 0x7f_ffff, 0x1000, 0x2010, 0x6000, 0x8000, 0xafff, 0x2f_000, 0x30_fff,
+            0x4f_fff, 0x50_8ff,
         ] {
             assert!(covers(&ranges, inside), "{inside:x} in {ranges:x?}");
         }
@@ -418,6 +449,30 @@ mod tests {
         let ranges = choose(&areas(MAPS), &[stack(0x40_000, &[])], &[], &mut read);
         assert!(covers(&ranges, 0x78_000) && covers(&ranges, 0x7f_fff));
         assert!(!covers(&ranges, 0x71_000));
+    }
+
+    #[test]
+    fn texts_of_objects_on_the_heap_are_kept() {
+        // A register leads to an object, the stack to another; both hold the address of a text elsewhere on the heap.
+        let mut read = |address: u64, length: usize| {
+            let word: u64 = match address {
+                0x7f_8000 => 0x28_000,
+                0x28_000 => 0x44_010,
+                0x30_000 => 0x58_020,
+                _ => return Vec::new(),
+            };
+            word.to_le_bytes()[..length.min(8)].to_vec()
+        };
+        let ranges = choose(
+            &areas(MAPS),
+            &[stack(0x7f_8000, &[0x30_000])],
+            &[],
+            &mut read,
+        );
+        for inside in [0x28_000, 0x44_010, 0x58_020] {
+            assert!(covers(&ranges, inside), "{inside:x} in {ranges:x?}");
+        }
+        assert!(!covers(&ranges, 0x48_000));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crate::clock;
+use crate::crash::core::NT_ARM_TLS;
 use crate::crash::core_write::{Process, SmallCore, Thread};
+use crate::crash::le;
 use crate::crash::machine::{Machine, Registers};
 use crate::handoff::{CoreFile, Leads, Snapshot};
 use crate::service::{Pid, Signal};
@@ -70,7 +72,11 @@ pub fn copy(pid: Pid, about: &str, threads: Vec<Thread>, memory: Memory) -> Copy
 
 fn stack(thread: &Thread) -> Option<choose::Stack> {
     let registers = Registers::from_user_regs(MACHINE, &thread.registers)?;
+    // On aarch64 it has a note of its own.
+    let noted = thread.extra.iter().find(|(kind, _)| *kind == NT_ARM_TLS);
+    let noted = noted.and_then(|(_, value)| le::u64_at(value, 0));
     Some(choose::Stack {
+        thread_pointer: registers.thread_pointer().or(noted),
         pc: registers.pc(),
         sp: registers.sp().unwrap_or(0),
         registers: registers

@@ -1,6 +1,7 @@
 //! a traced process → all its threads stopped, and later let go.
 //!
-//! Bounded by a deadline: a thread in vfork or deep in a driver does not stop, and is then read as it is. What a thread
+//! Bounded by a deadline: a thread in vfork or deep in a driver does not stop, and is then read as it is; who only waits
+//! for a processor is given longer. What a thread
 //! was about to be told while it was being stopped (a signal, a group-stop) it is told when it goes on.
 
 use std::collections::HashMap;
@@ -9,9 +10,12 @@ use std::time::{Duration, Instant};
 use super::ptrace::{self, Waited};
 use crate::service::Pid;
 
-/// Stopping takes about 10 µs a thread; who needs more than this hangs in the kernel.
+/// Stopping takes about 10 µs a thread; who needs more than this hangs in the kernel, or waits for a processor.
 const LIMIT: Duration = Duration::from_millis(150);
+/// And more than this where all processors are busy.
+const BUSY_LIMIT: Duration = Duration::from_millis(1500);
 const NAP: Duration = Duration::from_micros(50);
+const LONG_NAP: Duration = Duration::from_millis(1);
 
 /// How a stopped thread is to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub fn tasks(pid: Pid) -> Vec<Pid> {
 /// Stops every thread of `pid`; `stopped` already is, with this to be told later. Statuses of what ended meanwhile are
 /// handed out in `ended`: nobody else will hear of them.
 pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)>) -> Halted {
-    let until = Instant::now() + LIMIT;
+    let since = Instant::now();
     let mut threads: HashMap<Pid, Resume> = stopped.into_iter().collect();
     let mut pending: Vec<Pid> = Vec::new();
     let mut gone: Vec<Pid> = Vec::new();
@@ -99,8 +103,12 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
         if pending.is_empty() && !found_new {
             break;
         }
-        if Instant::now() >= until {
-            break;
+        if since.elapsed() >= LIMIT {
+            let hangs = |tid: &Pid| matches!(state(pid, *tid), None | Some('D'));
+            if since.elapsed() >= BUSY_LIMIT || pending.iter().all(hangs) {
+                break;
+            }
+            std::thread::sleep(LONG_NAP);
         }
         if pending.len() == before && before > 0 {
             pending.retain(|tid| !has_ended(pid, *tid, &mut gone));
@@ -115,15 +123,18 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
 
 /// A first thread that has ended waits for the others, and stops for nobody.
 fn has_ended(pid: Pid, tid: Pid, gone: &mut Vec<Pid>) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"));
-    let ended = stat.map_or(true, |stat| {
-        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-        state.is_none_or(|state| state.starts_with(['Z', 'X']))
-    });
+    let ended = matches!(state(pid, tid), None | Some('Z' | 'X'));
     if ended {
         gone.push(tid);
     }
     ended
+}
+
+/// As proc(5) has it: `R` runs or waits for a processor, `D` waits in the kernel for what does not heed signals.
+fn state(pid: Pid, tid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().chars().next()
 }
 
 impl Halted {

@@ -125,22 +125,32 @@ impl Memory {
 }
 
 /// Another user's rights to files, until dropped.
+///
+/// With them the kernel makes us one that nobody may look into, our children too, whom we could trace no more, and
+/// forgets with whose death we are to die (`commit_creds`): both are put back.
 struct Identity {
     uid: u32,
     gid: u32,
+    dumpable: libc::c_int,
+    parent_death: libc::c_int,
 }
 
 impl Identity {
     fn take(about: &str) -> Option<Identity> {
         let uid = proc::number(about, "Uid")?;
         let gid = proc::number(about, "Gid")?;
-        // SAFETY: plain system calls; each answers the identity that was.
+        let mut parent_death: libc::c_int = 0;
+        // SAFETY: plain system calls; those for identities answer the one that was.
         unsafe {
+            let dumpable = libc::prctl(libc::PR_GET_DUMPABLE);
+            libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut parent_death);
             let own_gid = libc::setfsgid(gid) as u32;
             let own_uid = libc::setfsuid(uid) as u32;
             Some(Identity {
                 uid: own_uid,
                 gid: own_gid,
+                dumpable,
+                parent_death,
             })
         }
     }
@@ -152,6 +162,12 @@ impl Drop for Identity {
         unsafe {
             libc::setfsuid(self.uid);
             libc::setfsgid(self.gid);
+            if self.dumpable == 1 {
+                libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+            }
+            if self.parent_death != 0 {
+                libc::prctl(libc::PR_SET_PDEATHSIG, self.parent_death);
+            }
         }
     }
 }

@@ -88,7 +88,18 @@ impl Search {
         {
             candidates.push(path.clone());
         }
-        candidates.push(self.rooted(Path::new(&module.path)));
+        let path = Path::new(&module.path);
+        candidates.push(self.rooted(path));
+        // As it was loaded; most likely it was started where the program is.
+        let beside = self
+            .executable
+            .as_ref()
+            .and_then(|program| program.parent());
+        candidates.extend(
+            beside
+                .filter(|_| path.is_relative())
+                .map(|folder| folder.join(path)),
+        );
         if let Some(id) = &module.build_id {
             candidates.extend(
                 self.all_debug_dirs()

@@ -5,6 +5,7 @@
 
 use crate::crash::elf::Elf;
 use crate::crash::le;
+use std::cmp::Reverse;
 
 const SYMBOL_SIZE: usize = 24;
 const STT_NOTYPE: u8 = 0;
@@ -82,19 +83,25 @@ fn dynamic_table<'a>(elf: &Elf<'a>, bias: u64) -> Option<Table<'a>> {
 
 /// The best function symbol for an address, over several tables.
 pub fn find<'a>(tables: &[Table<'a>], address: u64) -> Option<Symbol<'a>> {
-    let mut best: Option<(Rank, Symbol<'a>)> = None;
+    type Names = (Reverse<usize>, u8);
+    let mut best: Option<((Rank, Names), Symbol<'a>)> = None;
     for table in tables {
         for entry in table.symbols.as_chunks::<SYMBOL_SIZE>().0 {
             let Some((rank, name_at, start, size)) = candidate(entry, address) else {
                 continue;
             };
-            if best.as_ref().is_some_and(|(known, _)| *known >= rank) {
+            if best.as_ref().is_some_and(|((known, _), _)| *known > rank) {
                 continue;
             }
             let Some(name) = le::c_string(table.strings, name_at).filter(|n| is_function_name(n))
             else {
                 continue;
             };
+            // Of several names for one place the one that people call it by: `free`, not `__libc_free`.
+            let rank = (rank, (Reverse(underscores(name)), binding_of(entry)));
+            if best.as_ref().is_some_and(|(known, _)| *known >= rank) {
+                continue;
+            }
             best = Some((
                 rank,
                 Symbol {
@@ -182,13 +189,27 @@ pub fn by_name<'a>(tables: &[Table<'a>], name: &'a [u8]) -> Option<Symbol<'a>> {
     })
 }
 
-/// Symbols that contain the address beat those before it; then the nearer start, functions, global names.
+/// Symbols that contain the address beat those before it; then the nearer start, functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     contains: bool,
     start: u64,
     function: bool,
-    binding: u8,
+}
+
+/// Global names before weak ones before local ones.
+fn binding_of(entry: &[u8; SYMBOL_SIZE]) -> u8 {
+    match entry[4] >> 4 {
+        1 => 2,
+        2 => 1,
+        _ => 0,
+    }
+}
+
+/// At the beginning of a name, by which C libraries tell what is theirs. Mangled names begin with one.
+fn underscores(name: &[u8]) -> usize {
+    let leading = name.iter().take_while(|byte| **byte == b'_').count();
+    leading - usize::from(name.starts_with(b"_Z") || name.starts_with(b"_R"))
 }
 
 fn candidate(entry: &[u8; SYMBOL_SIZE], address: u64) -> Option<(Rank, usize, u64, u64)> {
@@ -207,16 +228,10 @@ fn candidate(entry: &[u8; SYMBOL_SIZE], address: u64) -> Option<(Rank, usize, u6
     if !is_data && !is_function && kind != STT_NOTYPE {
         return None;
     }
-    let binding = match entry[4] >> 4 {
-        1 => 2,
-        2 => 1,
-        _ => 0,
-    };
     let rank = Rank {
         contains,
         start,
         function: is_function,
-        binding,
     };
     Some((rank, le::u32_at(entry, 0)? as usize, start, size))
 }
@@ -240,13 +255,17 @@ mod tests {
 
     #[test]
     fn the_containing_function_wins() {
-        let strings = b"\0outer\0inner\0label\0$x\0datum\0";
+        let strings = b"\0outer\0inner\0label\0$x\0datum\0__free\0_Zwide\0";
         let symbols: Vec<u8> = [
             symbol(1, 0x12, 0x1000, 0x100),
             symbol(7, 0x02, 0x1040, 0x10),
             symbol(13, 0x00, 0x2000, 0),
             symbol(19, 0x00, 0x2004, 0),
             symbol(22, 0x11, 0x2020, 0x10),
+            symbol(28, 0x12, 0x3000, 0x10),
+            symbol(30, 0x22, 0x3000, 0x10),
+            symbol(35, 0x12, 0x4000, 0x10),
+            symbol(37, 0x22, 0x4000, 0x10),
         ]
         .concat();
         let tables = [Table {
@@ -259,13 +278,16 @@ mod tests {
         assert_eq!(name(0x1050), Some(&b"outer"[..]));
         assert_eq!(name(0x1100), None);
         assert_eq!(name(0x2008), Some(&b"label"[..]));
+        // Two names each: without underscores; then the stronger binding.
+        assert_eq!(name(0x3001), Some(&b"free"[..]));
+        assert_eq!(name(0x4001), Some(&b"_Zwide"[..]));
         assert_eq!(name(0x202f), Some(&b"datum"[..]));
         assert_eq!(name(0x2030), Some(&b"label"[..]));
         assert_eq!(name(0x9_0000), None);
         assert_eq!(by_name(&tables, b"inner").map(|s| s.address), Some(0x1040));
         assert_eq!(by_name(&tables, b"inne"), None);
         let index = Index::new(&tables);
-        for address in (0xff0..0x2100).chain([0x9_0000]) {
+        for address in (0xff0..0x2100).chain([0x3001, 0x4001, 0x9_0000]) {
             assert_eq!(index.find(address), find(&tables, address), "{address:x}");
         }
     }

@@ -31,6 +31,13 @@ impl Space<'_, '_> {
         }
         let by_pointer = self.by_frame_pointer(registers);
         if let Some((caller, function)) = self.by_direct_call(registers) {
+            // Two ways to one place; and code that was made at run time calls itself to learn where it is.
+            let is_one = by_pointer
+                .as_ref()
+                .is_some_and(|c| c.registers.pc() == caller.registers.pc());
+            if is_one || (by_pointer.is_some() && self.module_at(registers.pc()).is_none()) {
+                return by_pointer;
+            }
             let trusted = by_pointer
                 .as_ref()
                 .is_some_and(|c| self.may_have_called(c, registers.pc()));
@@ -86,13 +93,26 @@ impl Space<'_, '_> {
         }
         let saved = self.memory.u64(fp)?;
         let address = strip_signature(self.memory.u64(fp.checked_add(8)?)?, self.pac_mask);
-        if !self.is_return_address(address) {
+        // Code that was made at run time is often not in a small core, and interpreters return to where nobody called:
+        // there the chain of pointers has to do.
+        let is_called = match self.module_at(address) {
+            Some(_) => self.is_called(address).unwrap_or(saved > fp),
+            None => saved > fp || self.is_called(address) == Some(true),
+        };
+        if !is_called || !self.memory.is_executable(address) {
             return None;
         }
-        let mut caller = registers.callee_saved();
+        let mut caller = registers.forgotten();
         caller.set(self.machine.pc(), Some(address));
         caller.set(self.machine.fp(), Some(saved));
-        caller.set(self.machine.sp(), fp.checked_add(16));
+        // On aarch64 the two words lie at the bottom of the frame, and above them what is not known: the caller's stack
+        // pointer is nearest to its own two words.
+        let behind = fp.checked_add(16);
+        let sp = match self.machine {
+            Machine::Aarch64 if Some(saved) > behind => Some(saved),
+            Machine::X86_64 | Machine::Aarch64 => behind,
+        };
+        caller.set(self.machine.sp(), sp);
         Some(Caller {
             registers: caller,
             trust: Trust::FramePointer,
@@ -131,9 +151,10 @@ impl Space<'_, '_> {
             let function = self
                 .call_target(address)
                 .filter(|t| pc.wrapping_sub(*t) < NEAR)?;
-            let mut caller = registers.callee_saved();
+            let mut caller = registers.forgotten();
             caller.set(self.machine.pc(), Some(address));
             caller.set(self.machine.sp(), slot.checked_add(8));
+            caller.set(self.machine.fp(), registers.fp());
             let caller = Caller {
                 registers: caller,
                 trust: Trust::Scan,
@@ -170,7 +191,7 @@ impl Space<'_, '_> {
             if !self.is_return_address(address) {
                 continue;
             }
-            let mut caller = registers.callee_saved();
+            let mut caller = registers.forgotten();
             let sp = slot.checked_add(8)?;
             caller.set(self.machine.pc(), Some(address));
             caller.set(self.machine.sp(), Some(sp));
@@ -187,14 +208,19 @@ impl Space<'_, '_> {
 
     /// Whether an address is executable and a call instruction stands before it.
     fn is_return_address(&self, address: u64) -> bool {
-        if !self.memory.is_executable(address) {
-            return false;
-        }
+        self.memory.is_executable(address) && self.is_called(address) == Some(true)
+    }
+
+    /// Whether a call instruction stands before an address; `None` where the code there is not known.
+    fn is_called(&self, address: u64) -> Option<bool> {
         let before = self.before(address);
-        match self.machine {
+        if before.is_empty() {
+            return None;
+        }
+        Some(match self.machine {
             Machine::X86_64 => x86_64::ends_with_call(&before),
             Machine::Aarch64 => address.is_multiple_of(4) && aarch64::ends_with_call(&before),
-        }
+        })
     }
 
     fn call_target(&self, return_address: u64) -> Option<u64> {

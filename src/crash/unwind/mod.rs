@@ -152,14 +152,18 @@ impl<'a, 'm> Space<'a, 'm> {
         if let Some(known) = self.rows.borrow().get(&address) {
             return known.clone();
         }
-        let after = self.modules.partition_point(|m| m.0 <= address);
-        let module = after
-            .checked_sub(1)
-            .and_then(|i| self.modules.get(i))
-            .filter(|m| address < m.1);
-        let row = module.and_then(|m| m.2.row(address)).map(Rc::new);
+        let row = self
+            .module_at(address)
+            .and_then(|tables| tables.row(address));
+        let row = row.map(Rc::new);
         self.rows.borrow_mut().insert(address, row.clone());
         row
+    }
+
+    fn module_at(&self, address: u64) -> Option<&Tables<'a>> {
+        let after = self.modules.partition_point(|m| m.0 <= address);
+        let module = after.checked_sub(1).and_then(|i| self.modules.get(i));
+        module.filter(|m| address < m.1).map(|m| &*m.2)
     }
 
     /// All frames of a thread that stopped with these registers.
@@ -406,6 +410,22 @@ mod tests {
 
     fn shape(stack: &Stack) -> Vec<(u64, Trust)> {
         stack.frames.iter().map(|f| (f.pc(), f.trust)).collect()
+    }
+
+    /// An interpreter's caller continues at a place that it has written down: no call stands before it.
+    #[test]
+    fn of_code_that_no_module_has_the_chain_of_frame_pointers_is_believed() {
+        let process = Process::new(&[CODE + 0x10, STACK + 0x20, CODE + 0x13, 0, 0, CODE + 0x811]);
+        let stack = process.unwind(CODE + 0x101, STACK, STACK + 8);
+        assert_eq!(
+            shape(&stack)[1],
+            (CODE + 0x13, Trust::FramePointer),
+            "{stack:?}"
+        );
+        // A chain that does not rise is none.
+        let process = Process::new(&[CODE + 0x10, STACK, CODE + 0x13, 0, 0, CODE + 0x811]);
+        let stack = process.unwind(CODE + 0x101, STACK, STACK + 8);
+        assert_ne!(shape(&stack)[1].1, Trust::FramePointer, "{stack:?}");
     }
 
     #[test]
