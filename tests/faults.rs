@@ -672,6 +672,148 @@ fn together(rows: Vec<Row>, seed: u64) -> Vec<&'static str> {
     failed
 }
 
+/// One of the faults that may come in any order, for a while.
+fn random_fault(world: &mut World, random: &mut impl FnMut(u64) -> u64) {
+    let ms = Duration::from_millis;
+    let short = ms(100 + random(3_000));
+    let proxied = match random(13) {
+        0 => Some((Fault::Refuse, short)),
+        1 => Some((Fault::Reset, ms(1))),
+        2 => Some((Fault::Stall, short)),
+        // Longer than the sink waits for an answer.
+        3 => Some((Fault::Stall, ms(11_000))),
+        4 => Some((Fault::SlowReplies(ms(random(150))), short)),
+        5 => Some((Fault::CutReplies(1 + random(9_000)), short)),
+        6 => Some((Fault::CutRequests(1 + random(20_000)), short)),
+        _ => None,
+    };
+    if let Some((fault, lasts)) = proxied {
+        world.proxy.set(fault);
+        std::thread::sleep(lasts);
+        heal(world);
+        return;
+    }
+    match random(6) {
+        0 => {
+            world.server.signal(libc::SIGSTOP);
+            std::thread::sleep(short);
+            world.server.signal(libc::SIGCONT);
+        }
+        1 => {
+            world.server.kill();
+            std::thread::sleep(short);
+            world.server.up();
+            world.ask(&["PING"]);
+            robot_again(world);
+        }
+        2 => world.ask(&["CLIENT", "KILL", "USER", "robot"]),
+        3 => {
+            world.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+            std::thread::sleep(short);
+            world.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        }
+        4 => {
+            world.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+            std::thread::sleep(short);
+            world.ask(&["REPLICAOF", "NO", "ONE"]);
+        }
+        _ => world.ask(&["CLIENT", "PAUSE", "1500", "ALL"]),
+    }
+}
+
+/// While it loads its data a server lets nobody be made.
+fn robot_again(world: &World) {
+    within(Duration::from_secs(60), "the user is there again", || {
+        redis::cmd("ACL")
+            .arg(&["SETUSER", "robot", "on", ">secret", "~*", "&*", "+@all"])
+            .exec(&mut world.server.client(0))
+            .is_ok()
+    });
+}
+
+/// `SOAK_SECONDS` of it, ten minutes unless told.
+#[test]
+#[ignore = "ten minutes: four services, one fault after the other"]
+fn soak() {
+    let seconds = std::env::var("SOAK_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(600);
+    let fault = Row {
+        options: &["--appendonly", "yes"],
+        ..row("soak", nothing, nothing)
+    };
+    let (mut world, redis) = world(&fault, 7);
+    robot(&world.server);
+    let folder = Scratch::new("soak");
+    let spool = Spool {
+        memory: 1 << 20,
+        disk: 64 << 20,
+        overflow: Overflow::DropOldest,
+    };
+    let sink = Sink::with(redis, spool, Some(folder.join("spool")));
+    let names = ["one", "two", "three", "four"];
+    let services = names.map(unbounded);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let mut faults = 0;
+    let sent = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut sent = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for streams in &services {
+                    let texts = (sent..sent + 5).map(|n| format!("line {n}"));
+                    sink.lines(streams, texts);
+                    sink.word(Record::Count(Count {
+                        streams: Arc::clone(streams),
+                        key: "n".to_owned(),
+                        what: CountKind::Increment(5),
+                    }));
+                }
+                sent += 5;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            sent
+        });
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            random_fault(&mut world, &mut random);
+            faults += 1;
+            std::thread::sleep(Duration::from_millis(random(2_500)));
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        writer.join().expect("the writer does not panic")
+    });
+    within(Duration::from_secs(90), "the soak is through", || {
+        let gauge = sink.gauge.borrow();
+        gauge.connected && gauge.spooled_lines == 0
+    });
+    assert_eq!(sink.finish(), 0);
+    println!("\n{faults} faults in {seconds} s");
+    let mut wrong = Vec::new();
+    for name in names {
+        let got = messages(
+            &mut world.server.client(1),
+            &format!("logs:app:{name}:info"),
+        );
+        let counted: i64 = redis::cmd("GET")
+            .arg(format!("wrapp:{name}:n"))
+            .query(&mut world.server.client(2))
+            .expect("a counter");
+        let mut result = judge(sent, &got);
+        result.counted = counted - sent as i64;
+        println!("{name}: {result:?}");
+        if result.lost + result.twice + result.disordered > 0 || result.counted != 0 {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn every_fault_once() {
     matrix(1..2);

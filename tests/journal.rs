@@ -144,6 +144,55 @@ fn a_run_whose_marker_is_in_redis_is_closed() {
     assert!(segments(&folder).is_empty());
 }
 
+/// And one whose end is in Redis is not ended once more, also where the agent was killed in the
+/// moment in which it got the answer.
+#[test]
+fn a_run_whose_end_is_in_redis_is_ended_once() {
+    let server = RedisServer::start(&[]);
+    let folder = Scratch::new("ended");
+    let mut client = server.client(1);
+    let quick =
+        "[service.quick]\nexecutable = \"/bin/echo\"\nargs = [\"x\"]\nrestart = \"never\"\n";
+    for life in 0..16 {
+        let seen = ["logs:app:quick:status", "logs:app:quick:info"][life % 2];
+        // What is there already is of earlier lives.
+        let mut last = entries(&mut client, seen)
+            .pop()
+            .map_or("0".to_owned(), |entry| entry.id);
+        type Entries = Vec<(String, Vec<String>)>;
+        let mut read = |block: &str| -> Vec<String> {
+            let read: Option<Vec<(String, Entries)>> = redis::cmd("XREAD")
+                .arg(&["BLOCK", block, "STREAMS", seen, &last])
+                .query(&mut client)
+                .expect("XREAD");
+            let read = read.unwrap_or_default().into_iter();
+            read.flat_map(|(_, entries)| entries)
+                .map(|(id, fields)| {
+                    last = id;
+                    fields[1].clone()
+                })
+                .collect()
+        };
+        let mut agent = next_life(&folder, &server, quick);
+        // Without a pause between the moment in which Redis has it and the kill.
+        eventually("the end is in Redis", || {
+            let read = read("10000");
+            read.iter().any(|line| line.ends_with("_exit_0}}"))
+        });
+        agent.signal(libc::SIGKILL);
+        agent.wait();
+        // What the next life has to say about it comes before its own end.
+        let mut agent = next_life(&folder, &server, "");
+        agent.wait_for("other", "ready");
+        assert_eq!(agent.stop().code(), Some(0));
+        let more = read("1");
+        assert!(
+            !more.iter().any(|line| line.starts_with("{{__END_RUN_")),
+            "life {life}, {seen}: {more:?}"
+        );
+    }
+}
+
 #[test]
 fn killed_again_and_again_while_it_delivers() {
     let mut server = RedisServer::start(&[]);

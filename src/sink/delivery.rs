@@ -122,6 +122,10 @@ pub struct Delivery {
     connected: bool,
     /// IDs that the journal must know before they are sent, by stream.
     claims: Vec<(usize, Vec<Claim>)>,
+    /// There is a journal that takes entries.
+    journal: bool,
+    /// Streams whose next entry the journal must have before it is sent.
+    ends: Vec<usize>,
     /// When losses may be told next, and the pause after that.
     tell_at: Option<Instant>,
     tell_pause: Duration,
@@ -142,6 +146,8 @@ impl Delivery {
             heard: None,
             connected: false,
             claims: Vec::new(),
+            journal: false,
+            ends: Vec::new(),
             tell_at: None,
             tell_pause: TELL_PAUSE,
             tidied: None,
@@ -194,8 +200,19 @@ impl Delivery {
         std::mem::take(&mut self.claims)
     }
 
-    pub fn wants_claims(&self) -> bool {
-        !self.claims.is_empty()
+    /// Streams that wait until the journal has their next entry.
+    pub fn ends_wanted(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.ends)
+    }
+
+    /// Something waits for the journal to write it, or its ID.
+    pub fn wants_journal(&self) -> bool {
+        !(self.claims.is_empty() && self.ends.is_empty())
+    }
+
+    /// Whether the journal takes entries: nothing waits for one that does not.
+    pub fn journal_writes(&mut self, writes: bool) {
+        self.journal = writes;
     }
 
     pub fn claims_known(&mut self, streams: &[usize]) {
@@ -456,6 +473,10 @@ impl Delivery {
     ) -> Option<usize> {
         let stream = self.backlog.streams().get_mut(index)?;
         if !stream.is_ready() || stream.stuck.is_some_and(|stuck| now < stuck.retry_at) {
+            return None;
+        }
+        if self.journal && stream.ends_unwritten() {
+            self.ends.push(index);
             return None;
         }
         if stream.wants_claims() || stream.lacks_claim() {

@@ -158,9 +158,9 @@ impl Desk {
         self.step(false, delivery);
     }
 
-    /// The same where something waits for its IDs to be noted. True where it waits no more.
+    /// The same where something waits for the journal. True where it waits no more.
     pub fn clears_claims(&mut self, delivery: &mut Delivery) -> bool {
-        if !delivery.wants_claims() {
+        if !delivery.wants_journal() {
             return false;
         }
         self.step(false, delivery);
@@ -170,7 +170,7 @@ impl Desk {
     fn step(&mut self, ending: bool, delivery: &mut Delivery) {
         let now = std::time::Instant::now();
         let mut orders = Vec::new();
-        self.spool.step(now, ending, delivery, &mut orders);
+        // Before the journal is told what is done: it may forget the end of a run then.
         if let Some(note) = delivery.backlog.runs.note() {
             match self.told {
                 Some(_) if !self.spool.is_silent() => orders.push(Order::Runs(note)),
@@ -178,6 +178,7 @@ impl Desk {
                 Some(_) | None => delivery.backlog.runs_noted(note.number),
             }
         }
+        self.spool.step(now, ending, delivery, &mut orders);
         self.spool.asked(&orders);
         self.unsent.extend(orders);
         self.send();

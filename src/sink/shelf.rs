@@ -16,6 +16,7 @@ use std::time::Instant;
 use super::id::EntryId;
 use super::segment::{Claim, Tag};
 use super::stream::{Doubt, Ids, Parcel, Stream};
+use crate::record::RunMark;
 
 /// Entries whose IDs are told to the journal at once: a few milliseconds of sending for one
 /// `fsync`.
@@ -79,6 +80,16 @@ impl Stream {
             let unnoted = self.shelf.unnoted;
             self.is_before_away(oldest)
                 && unnoted.is_none_or(|unnoted| oldest.order() < unnoted.order)
+        })
+    }
+
+    /// A run ends with the next entry, and the journal does not have that: once Redis has it,
+    /// an agent that is killed before it has noted this would end the run a second time.
+    pub fn ends_unwritten(&self) -> bool {
+        self.oldest().is_some_and(|oldest| {
+            oldest.order() >= self.shelf.written
+                && !oldest.in_doubt()
+                && oldest.body().run_mark() == Some(RunMark::Ends)
         })
     }
 

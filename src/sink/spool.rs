@@ -191,6 +191,11 @@ impl Spool {
             self.give_up_waiting(delivery);
         }
         self.claim(delivery, out);
+        let ends = delivery.ends_wanted();
+        if self.may_append(now) && self.state == State::On {
+            self.append(now, ends, delivery, out);
+        }
+        delivery.journal_writes(self.state == State::On && !self.full);
         let pressed = delivery.backlog.is_half_full() && !delivery.is_acknowledging(now);
         let due = self
             .looked
@@ -205,22 +210,14 @@ impl Spool {
             self.full = false;
             self.packed = false;
         }
-        let may_write = match self.state {
-            State::Off | State::Silent => false,
-            State::On => true,
-            State::Broken(retry_at) => now >= retry_at,
-        };
-        let appending = self
-            .pending
-            .iter()
-            .any(|pending| matches!(pending, Pending::Append(_)));
-        if may_write && !appending && !self.full {
+        if self.may_append(now) {
             let older_than = match ending || pressed {
                 true => Some(now),
                 false => now.checked_sub(AGE),
             };
             if let Some(older_than) = older_than {
-                self.append(older_than, delivery, out);
+                let all = 0..delivery.backlog.view().len();
+                self.append(older_than, all, delivery, out);
             }
             if ending || pressed {
                 self.offered = delivery.backlog.pushed();
@@ -234,12 +231,31 @@ impl Spool {
         self.load(now, delivery, out);
     }
 
-    /// What was queued before `older_than` and is not written yet.
-    fn append(&mut self, older_than: Instant, delivery: &mut Delivery, out: &mut Vec<Order>) {
+    fn may_append(&self, now: Instant) -> bool {
+        let may_write = match self.state {
+            State::Off | State::Silent => false,
+            State::On => true,
+            State::Broken(retry_at) => now >= retry_at,
+        };
+        let appending = self
+            .pending
+            .iter()
+            .any(|pending| matches!(pending, Pending::Append(_)));
+        may_write && !appending && !self.full
+    }
+
+    /// What was queued before `older_than` in some streams and is not written yet.
+    fn append(
+        &mut self,
+        older_than: Instant,
+        streams: impl IntoIterator<Item = usize>,
+        delivery: &mut Delivery,
+        out: &mut Vec<Order>,
+    ) {
         let mut moves = Vec::new();
         let mut shelved = Vec::new();
         let mut bytes = 0;
-        for index in 0..delivery.backlog.view().len() {
+        for index in streams {
             if bytes >= APPEND {
                 break;
             }

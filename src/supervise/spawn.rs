@@ -350,7 +350,8 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
     mask(&raw const all, &raw mut before);
     // SAFETY: the child calls nothing but `become_program`, which is async-signal-safe.
     let (pid, born) = unsafe {
-        match program.group.map(|group| clone_into(group.folder)) {
+        let folder = program.group.and_then(|group| group.folder);
+        match folder.map(|folder| clone_into(folder)) {
             Some(pid @ 0..) => (pid, Born::InItsGroup),
             // Before Linux 5.7, where a filter knows no clone3, and where the group is full.
             Some(_) | None => (libc::fork(), Born::BesideUs),
