@@ -200,3 +200,23 @@ fn export(state_dir: &Path, id: &str, folder: &Path) -> Result<String, String> {
     }
     Ok(format!("{}\n", to.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_that_is_too_much_is_named() {
+        let problem = |words: &[&str]| {
+            let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+            parse(&args).err().unwrap_or_default()
+        };
+        assert_eq!(problem(&["list"]), "");
+        assert_eq!(problem(&["list", "extra"]), "unexpected word \"extra\"");
+        assert_eq!(
+            problem(&["show", "last", "more"]),
+            "unexpected word \"more\""
+        );
+        assert_eq!(problem(&["what", "else"]), "unexpected word \"what\"");
+    }
+}
