@@ -128,11 +128,16 @@ fn own_pid() -> Pid {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Clock ticks from the machine's start to the process' (proc(5), `/proc/PID/stat`, field 22).
+/// Clock ticks from the machine's start to the process' (proc(5), `/proc/PID/stat`, field 22); `None` where it has
+/// ended, also if nobody has noticed yet.
 fn started(pid: Pid) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_ascii_whitespace();
+    match fields.next()? {
+        "Z" | "X" | "x" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
 }
 
 /// Returns when what is not finished is left to the next agent.
@@ -143,5 +148,27 @@ pub async fn too_late(ending: &Ending, limit: Duration) {
             Some(since) => tokio::time::sleep(limit.saturating_sub(since.elapsed())).await,
             None => tokio::time::sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_ended_finishes_nothing() {
+        let parent = rustix::process::getppid().map_or(1, |pid| pid.as_raw_nonzero().get());
+        let copy = |by| KernelCopy {
+            by,
+            ..KernelCopy::default()
+        };
+        let began = started(parent).expect("a parent that runs");
+        assert!(is_taken(&copy(Some((parent, began)))));
+        // Another process of the same number, ourselves, and what no agent wrote.
+        assert!(!is_taken(&copy(Some((parent, began + 1)))));
+        assert!(!is_taken(&copy(
+            started(own_pid()).map(|at| (own_pid(), at))
+        )));
+        assert!(!is_taken(&copy(None)));
     }
 }
