@@ -356,6 +356,17 @@ pub struct Dying {
     /// The board's sensors at that moment.
     pub device: Arc<Board>,
     pub audience: Audience,
+    /// An earlier agent wrote this down, and ended.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// What a report needs that is gone with the agent that saw the crash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The service's last lines.
+    pub log: Vec<String>,
+    /// What its runtime said when it gave up.
+    pub message: Option<String>,
 }
 
 /// Why a process was copied.

@@ -3,6 +3,8 @@
 //! `{"verb": "status", "services": []}` → `{"ok": true, "data": …}` or
 //! `{"ok": false, "error": "…"}` (CONTRACTS section 8).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::State;
@@ -109,6 +111,24 @@ pub struct KernelCopy {
     /// It changed its user (core(5), `%d`): what it held is for root alone.
     pub private: bool,
     pub place: CopyPlace,
+    /// An agent saw it, told of it, and ended before it was analysed; what it knew follows.
+    #[serde(skip_serializing_if = "is_no")]
+    pub told: bool,
+    /// It was to be killed because it hung.
+    #[serde(skip_serializing_if = "is_no")]
+    pub hang: bool,
+    /// The service's last lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+    /// What its runtime said when it gave up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the board's sensors said.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub device: BTreeMap<String, String>,
+    /// That agent's process, and when it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<(Pid, u64)>,
 }
 
 /// Where the copy is.

@@ -269,6 +269,19 @@ fn a_core_from_a_board_with_a_copy_of_its_files() {
     let wrong = report(&core, &["--sysroot", root.to_str().unwrap()]);
     let told = wrong.notes.join("\n");
     assert!(told.contains("is not the build that ran"), "{told}");
+    // The same of one that is named, and one that is not there is an error.
+    let other = other.join("prog");
+    let named = report(&core, &["--executable", other.to_str().unwrap()]);
+    let told = named.notes.join("\n");
+    let note = "is not the build that ran: it is not used";
+    assert!(told.contains(note), "{told}");
+    let nowhere = symbolize(&core, &["--executable", "/nonexistent/prog"]);
+    assert_eq!(nowhere.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(
+        told.contains("--executable /nonexistent/prog: No such file"),
+        "{told}"
+    );
     assert!(
         own(&wrong)
             .iter()

@@ -428,6 +428,20 @@ fn nobody_leaves_a_control_group() {
     let _ = std::fs::remove_dir_all(file.parent().expect("a folder"));
 }
 
+/// The group in which it runs has been killed just before.
+#[test]
+fn a_command_after_a_killed_tree_lives() {
+    let Some(_) = own_group() else { return };
+    let mut driver = Driver::start(json!({"services": [
+        {"name": "ready-after", "argv": ["/bin/sh", "-c", "env -i setsid sleep 1000 & sleep 0.1"],
+         "restart": "never", "post_stop": [["/bin/sh", "-c", "sleep 0.1; echo cleaned up"]]},
+    ]}));
+    driver.started();
+    driver.expect("stdout cleaned up");
+    driver.expect("word ready-after status {{__END_RUN_");
+    assert_eq!(driver.shutdown(), 0);
+}
+
 /// A control group in which nobody else starts agents.
 struct Apart(std::path::PathBuf);
 

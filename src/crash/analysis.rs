@@ -5,6 +5,7 @@
 
 use crate::crash::abort_message;
 use crate::crash::core::{AT_BASE, AT_ENTRY, Core};
+use crate::crash::elf::Elf;
 use crate::crash::files::Files;
 use crate::crash::fingerprint;
 use crate::crash::frames::{Naming, end_note};
@@ -53,6 +54,7 @@ pub fn analyse<'a>(
     back_memory(&mut core, &modules);
     let space = space(&core, &modules, files);
     let mut report = describe(&core, &modules, context);
+    report.notes.extend(unused(search, &modules, files));
     report.abort_message = abort_message::find(&core.memory, &modules);
     let units = Units::default();
     let naming = Naming::new(&core, &modules, files, &units);
@@ -119,6 +121,20 @@ fn space<'a, 'm>(
         .chain(linker_entry)
         .collect();
     let mut space = Space::new(core.machine, &core.memory, core.pac_mask, entries);
+    for module in modules.iter().filter(|module| module.is_go()) {
+        // Go's signal handler makes what it interrupted look as if that had called `sigpanic`.
+        space.raised.extend(module.code_of("runtime.sigpanic"));
+        // They run functions on another stack, and their callers stand on the one before.
+        let names = ["runtime.systemstack", "runtime.mcall", "runtime.asmcgocall"];
+        let names = names.into_iter().flat_map(|name| {
+            [Some(name.to_owned()), Some(format!("{name}.abi0"))]
+                .into_iter()
+                .flatten()
+        });
+        space
+            .switches
+            .extend(names.filter_map(|name| module.code_of(&name)));
+    }
     for module in modules {
         let frames = module.debug_frames(files);
         let tables = Rc::new(Tables::new(
@@ -132,6 +148,20 @@ fn space<'a, 'm>(
         }
     }
     space
+}
+
+/// That the program which was named is none of those in the core.
+fn unused<'a>(search: &Search, modules: &[Module<'a>], files: &impl Files<'a>) -> Option<String> {
+    let path = search.executable.as_ref()?;
+    let named = files.open(path).and_then(Elf::parse);
+    let ran = modules.iter().find(|m| m.mapped.kind == Kind::Executable);
+    let ran = ran.and_then(|module| module.mapped.build_id.as_deref());
+    let why = match (&named, ran) {
+        (None, _) => "is no program that can be read",
+        (Some(named), Some(ran)) if named.build_id() != Some(ran) => "is not the build that ran",
+        (Some(_), _) => return None,
+    };
+    Some(format!("{} {why}: it is not used", path.display()))
 }
 
 fn describe(core: &Core<'_>, modules: &[Module<'_>], context: &Context) -> Report {

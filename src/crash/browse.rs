@@ -86,7 +86,9 @@ fn parse(args: &[OsString]) -> Result<Asked, String> {
         ["export", id, folder] => What::Export((*id).to_owned(), PathBuf::from(folder)),
         ["show"] => return Err("show which one?".to_owned()),
         ["export", ..] => return Err("export takes an ID and a folder".to_owned()),
-        [word, ..] => return Err(format!("unexpected word {word:?}")),
+        ["list", word, ..] | ["show", _, word, ..] | [word, ..] => {
+            return Err(format!("unexpected word {word:?}"));
+        }
     };
     Ok(Asked { what, json, config })
 }
@@ -197,4 +199,24 @@ fn export(state_dir: &Path, id: &str, folder: &Path) -> Result<String, String> {
         }
     }
     Ok(format!("{}\n", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_that_is_too_much_is_named() {
+        let problem = |words: &[&str]| {
+            let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+            parse(&args).err().unwrap_or_default()
+        };
+        assert_eq!(problem(&["list"]), "");
+        assert_eq!(problem(&["list", "extra"]), "unexpected word \"extra\"");
+        assert_eq!(
+            problem(&["show", "last", "more"]),
+            "unexpected word \"more\""
+        );
+        assert_eq!(problem(&["what", "else"]), "unexpected word \"what\"");
+    }
 }

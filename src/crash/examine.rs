@@ -70,6 +70,14 @@ pub fn main(args: &[OsString]) -> i32 {
     };
     if request.limited {
         limit_self();
+    } else if let Some(program) = &request.options.executable
+        && let Err(error) = std::fs::File::open(program)
+    {
+        eprintln!(
+            "agent symbolize: --executable {}: {error}",
+            program.display()
+        );
+        return FAILED;
     }
     let report = match examine(&request.core, &request.options, &request.context) {
         Ok(report) => report,
@@ -222,5 +230,7 @@ mod tests {
             assert_eq!(main(&args(wrong)), MISUSED);
         }
         assert_eq!(main(&args(&["/nonexistent/core"])), FAILED);
+        let program = ["/dev/null", "--executable", "/nonexistent/program"];
+        assert_eq!(main(&args(&program)), FAILED);
     }
 }

@@ -1,8 +1,9 @@
 //! frames of the crashed thread, its signal → signature: equal for crashes of the same place in the code.
 //!
-//! Made of the signal and function names only, so that it survives rebuilds, other lines, other addresses. What merely reports a
-//! failure (abort, panics, assertions, uncaught exceptions, signal handlers) is skipped, recursion counts once, and
-//! frames outside `main` do not take part. Where no function has a name, module and offset stand in.
+//! Made of the signal, the file that the code is in, function names, and the line within the innermost function of the
+//! program's own, so that it survives rebuilds, code moved up or down, other addresses. What merely reports a failure
+//! (abort, panics, assertions, uncaught exceptions, signal handlers) is skipped, recursion counts once, and frames
+//! outside `main` do not take part. Where no function has a name, module and offset stand in.
 
 use crate::crash::report::{Frame, Trust};
 
@@ -78,6 +79,30 @@ const PLUMBING_PREFIXES: &[&str] = &[
     "std::alloc::",
     "<signal handler called>",
 ];
+/// Libraries that every program has, and functions that languages bring along: not the program's own place.
+const FOREIGN_MODULES: &[&str] = &[
+    "libc.so",
+    "libc-",
+    "libpthread",
+    "libm.so",
+    "libm-",
+    "ld-",
+    "libstdc++",
+    "libc++",
+    "libgcc_s",
+    "[vdso]",
+    "linux-vdso",
+];
+const FOREIGN_PREFIXES: &[&str] = &[
+    "std::",
+    "core::",
+    "alloc::",
+    "__gnu_cxx::",
+    "runtime.",
+    "<core::",
+    "<alloc::",
+    "<std::",
+];
 const SIGNAL_HANDLER: &str = crate::crash::text::SIGNAL_HANDLER;
 /// Beyond these nothing belongs to the program.
 const ENTRIES: &[&str] = &[
@@ -107,14 +132,16 @@ pub fn place(frames: &[Frame]) -> Option<&Frame> {
 /// Sixteen hexadecimal digits; `None` without frames. A failed assertion, an uncaught exception and a fault are three
 /// things, also in one function: the signal takes part, and what the function called that led to it. That is the last
 /// of the skipped names, which a library exports and a rebuild does not change.
-/// Where all that is known is `main`, which every program has, the file that holds it takes part; elsewhere it does not,
-/// so that a program may be renamed.
+/// Two programs may have functions of the same names: the file of the innermost function of the program's own takes part
+/// (without a version), and where it is known the line there, counted from where the function begins.
 pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     let first = frames.first()?;
     let mut names: Vec<String> = Vec::new();
     let mut cause = None;
     let trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
-    let mut module = "";
+    // The innermost place of the program's own, and of all.
+    let (mut own, mut place) = (None, None);
+    let mut line = None;
     for frame in trusted {
         let Some(name) = frame.function.as_deref().map(normal) else {
             continue;
@@ -129,9 +156,11 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
         if names.last() == Some(&name) {
             continue;
         }
-        if names.is_empty() {
-            module = frame.module.as_deref().unwrap_or_default();
+        if is_own(frame, &name) {
+            own = own.or(Some(frame));
+            line = line.or_else(|| line_within(frame));
         }
+        place = place.or(Some(frame));
         names.push(name);
         if names.len() == DEPTH {
             break;
@@ -140,15 +169,31 @@ pub fn signature(signal: Option<i32>, frames: &[Frame]) -> Option<String> {
     if names.is_empty() {
         names.push(fallback(frames, first));
     }
-    if names
-        .iter()
-        .all(|name| name == "main" || name == "main.main")
-    {
-        names.push(module.to_owned());
-    }
+    let module = own.or(place).and_then(|frame| frame.module.as_deref());
+    names.extend(module.map(|module| unversioned(module).to_owned()));
+    names.extend(line.map(|line| format!("line {line}")));
     names.extend(cause.map(|name| name.trim_start_matches("__GI_").to_owned()));
     names.extend(signal.map(|number| number.to_string()));
     Some(format!("{:016x}", hash(&names)))
+}
+
+fn is_own(frame: &Frame, name: &str) -> bool {
+    let module = frame.module.as_deref().unwrap_or_default();
+    let starts = |with: &[&str], what: &str| with.iter().any(|prefix| what.starts_with(prefix));
+    !starts(FOREIGN_MODULES, module) && !starts(FOREIGN_PREFIXES, name)
+}
+
+/// Counted from the line on which the function begins: what stands above may change.
+fn line_within(frame: &Frame) -> Option<i64> {
+    Some(i64::from(frame.line?) - i64::from(frame.declared?))
+}
+
+/// `libfoo.so.1.2` → `libfoo.so`.
+fn unversioned(module: &str) -> &str {
+    match module.find(".so.") {
+        Some(at) => module.get(..at + 3).unwrap_or(module),
+        None => module,
+    }
 }
 
 /// All frames were plumbing or nameless: the first that is in a module.
@@ -308,6 +353,32 @@ mod tests {
         );
         assert_eq!(of(&["a::{closure#2}"]), of(&["a::{closure#7}"]));
         assert_ne!(of(&["<A as T>::f"]), of(&["<B as T>::f"]));
+    }
+
+    #[test]
+    fn programs_and_lines_are_told_apart() {
+        let plain = frames(&["memcpy", "handle", "main"]);
+        let of = |change: &dyn Fn(&mut [Frame])| {
+            let mut frames = plain.clone();
+            frames[0].module = Some("libc.so.6".into());
+            change(&mut frames);
+            signature(Some(11), &frames)
+        };
+        let first = of(&|_| {});
+        assert_ne!(first, of(&|frames| frames[1].module = Some("other".into())));
+        // A library's own line, its version.
+        let same = of(&|frames| {
+            (frames[0].line, frames[0].declared) = (Some(40), Some(7));
+            frames[0].module = Some("libc.so.7".into());
+        });
+        assert_eq!(first, same);
+        let at = |line, declared| {
+            of(&|frames| (frames[1].line, frames[1].declared) = (Some(line), Some(declared)))
+        };
+        assert_eq!(at(12, 10), at(112, 110));
+        assert_ne!(at(12, 10), at(13, 10));
+        assert_ne!(at(12, 10), first);
+        assert_eq!(unversioned("libfoo.so.1.2"), "libfoo.so");
     }
 
     #[test]

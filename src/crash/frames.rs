@@ -230,6 +230,7 @@ fn left_by_jump(module: &Module<'_>, pc: u64, place: Place, index: usize) -> rep
         line: place.line,
         column: place.column,
         inlined: place.inlined,
+        declared: place.declared,
         trust: report::Trust::Cfi,
         arguments: Vec::new(),
         locals: Vec::new(),
@@ -253,6 +254,7 @@ fn report_frame(
         line: place.line,
         column: place.column,
         inlined: place.inlined,
+        declared: place.declared,
         trust: match frame.trust {
             Trust::Context => report::Trust::Context,
             Trust::Cfi => report::Trust::Cfi,

@@ -29,6 +29,7 @@ use super::capture::is_deadly;
 use super::capture::leads::leads;
 use super::capture::memory::{self, Memory};
 use super::capture::{notes, proc};
+use super::keeper;
 use super::machine::Machine;
 use super::store::{self, Store};
 use super::{elf, le};
@@ -342,14 +343,14 @@ fn keep(
 /// Of a program that is not on disk any more.
 const MOST_IMAGE: u64 = 64 << 20;
 
-/// What earlier calls left on disk for the next agent, oldest first.
+/// What earlier calls, and earlier agents, left on disk for the next agent, oldest first.
 pub fn left(state_dir: &Path) -> Vec<KernelCopy> {
     let records = store::records(state_dir).unwrap_or_default();
     let read = |(id, folder): (String, PathBuf)| -> Option<KernelCopy> {
         let text = fs::read(folder.join(store::LEFT)).ok()?;
         let mut copy: KernelCopy = serde_json::from_slice(&text).ok()?;
         copy.place = CopyPlace::Kept(id);
-        Some(copy)
+        Some(copy).filter(|copy| !keeper::is_taken(copy))
     };
     records.into_iter().filter_map(read).collect()
 }

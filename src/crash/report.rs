@@ -144,6 +144,9 @@ pub struct Frame {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
     pub inlined: bool,
+    /// The line on which the function's declaration begins: only for the signature.
+    #[serde(skip)]
+    pub declared: Option<u32>,
     pub trust: Trust,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<Variable>,

@@ -4,9 +4,9 @@
 //! program that went wrong. Evidence first: the core file is on disk before the analysis begins, and one that fails
 //! still leaves a minimal entry. Nothing waits for this line but the very end of the agent, and that not for long.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,12 +15,14 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::config;
-use crate::handoff::{Audience, Board, Cause, CoreFile, Dying, StartHelper};
+use crate::handoff::{Audience, Board, Cause, CoreFile, Dying, StartHelper, Unfinished};
 use crate::record::{Entry, Record, StreamKind};
 use crate::request::{Reply, RequestId};
 use crate::service::Signal;
 
 use super::examiner::{self, Examiner};
+use super::keeper::{Ending, Keeper, too_late};
+use super::known::Known;
 use super::last_words::{self, End};
 use super::report::{self, Kind, Report};
 use super::store::{self, Store};
@@ -38,17 +40,14 @@ pub struct Settings {
     pub crash: config::Crash,
 }
 
-/// For an analysis when everything else has ended and waits for it.
+/// Crashes that wait on disk for their analysis.
+const MOST_QUEUED: usize = 256;
+/// For the last analyses when everything else has ended and waits for them.
 const LAST_LIMIT: Duration = Duration::from_secs(6);
 /// In the stream; the whole is on disk.
 const MOST_IN_STREAM: usize = 1 << 20;
 const THREADS_IN_STREAM: usize = 16;
 const MOST_TEXT: usize = 64 << 10;
-/// Repeats of one signature that are reported in full within [`RATE_INTERVAL`].
-const RATE: usize = 10;
-const RATE_INTERVAL: Duration = Duration::from_secs(60);
-/// Places that are remembered.
-const MOST_SITES: usize = 1000;
 /// A line that was written before the crash was read at most this much later, on a busy machine.
 const LOG_DELAY_MS: u64 = 1000;
 /// What hangs is not dead yet, and may speak again when it is told to stop.
@@ -65,28 +64,37 @@ pub async fn run(settings: Settings, hands: Hands) {
         start,
     } = hands;
     let Settings { state_dir, crash } = settings;
-    let mut line = Line {
+    let (queue, mut queued) = mpsc::channel::<Dying>(MOST_QUEUED);
+    let keeper = Keeper {
         store: Store::new(&state_dir, crash.keep, crash.max_size),
         keep: crash.keep > 0,
+        known: Arc::default(),
+        ending: Ending::default(),
+    };
+    let mut line = Line {
+        store: keeper.store.clone(),
+        keep: keeper.keep,
+        known: keeper.known.clone(),
+        ending: keeper.ending.clone(),
         examiner: Examiner {
             start,
             debug_dirs: crash.debug_dirs,
         },
-        dying,
         words,
         told_unsaved: false,
-        sites: HashMap::new(),
-        told: HashMap::new(),
     };
-    while let Some(dying) = line.dying.recv().await {
-        match dying.cause {
-            Cause::Asked(id) => {
-                let reply = line.stacks(dying).await;
-                let _ = replies.send((id, reply)).await;
+    let work = async move {
+        while let Some(dying) = queued.recv().await {
+            match dying.cause {
+                Cause::Asked(id) => {
+                    let reply = line.stacks(dying).await;
+                    let _ = replies.send((id, reply)).await;
+                }
+                Cause::Crash | Cause::Hang => line.crash(dying).await,
             }
-            Cause::Crash | Cause::Hang => line.crash(dying).await,
         }
-    }
+    };
+    tokio::join!(keeper.run(dying, queue), work);
 }
 
 struct Line {
@@ -94,14 +102,31 @@ struct Line {
     /// Records are kept on disk.
     keep: bool,
     examiner: Examiner,
-    dying: mpsc::Receiver<Dying>,
+    known: Arc<Mutex<Known>>,
+    ending: Ending,
     words: mpsc::Sender<Record>,
     /// That records cannot be saved has been told.
     told_unsaved: bool,
-    /// The signature that a place had the last time.
-    sites: HashMap<String, String>,
-    /// When each signature was reported in full.
-    told: HashMap<String, VecDeque<Instant>>,
+}
+
+/// What the report tells of the service's last lines: those before the crash.
+pub(super) fn last_words_of(dying: &Dying) -> Unfinished {
+    if let Some(before) = &dying.unfinished {
+        return before.clone();
+    }
+    let (recent, at_ms) = (&dying.streams.recent, dying.snapshot.at_ms);
+    let until = match dying.cause {
+        Cause::Crash => recent.end_of(at_ms, LOG_DELAY_MS),
+        Cause::Hang | Cause::Asked(_) => recent.end_of(at_ms, HANG_DELAY_MS),
+    };
+    let from = at_ms.saturating_sub(LAST_WORDS_MS);
+    let last = recent.between(from, until);
+    let end = dying.snapshot.signal.map_or(End::Fault, end);
+    Unfinished {
+        log: recent.until(until),
+        message: last_words::find(&last, end)
+            .or_else(|| last_words::find(&recent.words_between(from, until), end)),
+    }
 }
 
 /// Whether a program died by its own hand.
@@ -115,15 +140,22 @@ fn end(signal: Signal) -> End {
 
 impl Line {
     async fn crash(&mut self, mut dying: Dying) {
+        self.known().is_taken_up(&dying.crash_id);
+        let is_late = |since: &Instant| since.elapsed() >= LAST_LIMIT;
+        if self.ending.get().is_some_and(is_late) && self.is_left(&dying) {
+            info!(service = %dying.service, "{} is left to the next start", dying.crash_id);
+            return;
+        }
         let now = Instant::now();
         let time = clock::utc(dying.snapshot.at_ms);
         let site = std::mem::take(&mut dying.snapshot.site);
-        let known = self.sites.get(&site);
         let is_missing = matches!(dying.snapshot.core, CoreFile::Missing);
-        if let Some(signature) = known
-            && (is_missing || self.is_often(signature, now))
+        let known = self.known().at(&dying.service, &site);
+        let is_often = self.known().is_often_at(&dying.service, &site, now);
+        if let Some(same) = known
+            && (is_missing || is_often)
         {
-            let seen = self.store.count(signature, &time);
+            let seen = self.store.count(&same.1, &time);
             if let CoreFile::Kept = dying.snapshot.core {
                 self.store.remove(&dying.crash_id);
             }
@@ -132,53 +164,67 @@ impl Line {
         }
         let mut report = match self.analysed(&mut dying).await {
             Ok(report) => report,
+            Err(_) if self.is_left(&dying) => {
+                info!(service = %dying.service, "{} is left to the next start", dying.crash_id);
+                return;
+            }
             Err(why) => {
                 warn!(service = %dying.service, "{} was not analysed: {why}", dying.crash_id);
                 minimal(&dying, &time, &why)
             }
         };
         if let Some(trouble) = &dying.snapshot.trouble {
-            report.notes.push(format!("captured in part: {trouble}"));
+            let how = match is_missing {
+                true => "not captured",
+                false => "captured in part",
+            };
+            report.notes.push(format!("{how}: {trouble}"));
         }
-        let (recent, at_ms) = (&dying.streams.recent, dying.snapshot.at_ms);
-        let until = match dying.cause {
-            Cause::Crash => recent.end_of(at_ms, LOG_DELAY_MS),
-            Cause::Hang | Cause::Asked(_) => recent.end_of(at_ms, HANG_DELAY_MS),
-        };
-        report.log = recent.until(until);
-        let from = at_ms.saturating_sub(LAST_WORDS_MS);
-        let last = recent.between(from, until);
-        let end = dying.snapshot.signal.map_or(End::Fault, end);
-        report.abort_message = report
-            .abort_message
-            .or_else(|| last_words::find(&last, end))
-            .or_else(|| last_words::find(&recent.words_between(from, until), end));
+        let Unfinished { log, message } = last_words_of(&dying);
+        report.log = log;
+        report.abort_message = report.abort_message.or(message);
         report.device = device(&dying.device);
         if let Some(signature) = report.signature.clone() {
-            if self.sites.len() >= MOST_SITES {
-                self.sites.clear();
-            }
-            if !site.is_empty() {
-                self.sites.insert(site, signature.clone());
-            }
+            self.known().learn(&dying.service, site, &signature);
             let seen = self.store.count(&signature, &time);
-            if self.is_often(&signature, now) {
+            let same = (dying.service.clone(), signature);
+            if self.known().is_often(&same, now) {
                 // By another way to the same place.
                 self.store.remove(&dying.crash_id);
                 info!(service = %dying.service, "the same crash again, {} times now: counted only", seen.count);
                 return;
             }
             report.seen = serde_json::to_value(seen).ok();
-            self.told.entry(signature).or_default().push_back(now);
+            self.known().told(same, now);
+        } else {
+            // Of what has no stack nothing tells one crash from another.
+            let same = (dying.service.clone(), String::new());
+            if self.known().is_often(&same, now) {
+                self.store.remove(&dying.crash_id);
+                info!(service = %dying.service, "one more crash without a stack: not recorded");
+                return;
+            }
+            self.known().told(same, now);
         }
         self.tell(dying, report).await;
     }
 
     async fn tell(&mut self, dying: Dying, report: Report) {
         let (store, id) = (self.store.clone(), dying.crash_id.clone());
+        let mut report = report;
         let made = tokio::task::spawn_blocking(move || {
-            let json = serde_json::to_vec(&report).unwrap_or_default();
-            let text = text::render(&report);
+            let mut json = serde_json::to_vec(&report).unwrap_or_default();
+            let mut text = text::render(&report);
+            if let Some(core) = store.fit(&id, (json.len() + text.len()) as u64) {
+                let most = store.max_size();
+                let note = format!(
+                    "its core file of {core} bytes is not kept: [crash] max_size is {most} bytes"
+                );
+                warn!("{id}: {note}");
+                report.notes.push(note);
+                json = serde_json::to_vec(&report).unwrap_or_default();
+                text = text::render(&report);
+            }
             let saved = store
                 .save(&id, store::REPORT, &json)
                 .and_then(|_| store.save(&id, store::TEXT, text.as_bytes()));
@@ -225,18 +271,18 @@ impl Line {
         }
     }
 
-    /// Whether a signature was reported in full as often as it may be.
-    fn is_often(&self, signature: &str, now: Instant) -> bool {
-        let told = self.told.get(signature).into_iter().flatten();
-        let recently = |at: &&Instant| now.duration_since(**at) < RATE_INTERVAL;
-        told.filter(recently).count() >= RATE
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the next agent will do it.
+    fn is_left(&self, dying: &Dying) -> bool {
+        let is_ending = self.ending.get().is_some();
+        is_ending && self.store.path(&dying.crash_id, store::LEFT).exists()
     }
 
     async fn analysed(&mut self, dying: &mut Dying) -> Result<Report, String> {
-        self.told.retain(|_, at| {
-            at.retain(|at| at.elapsed() < RATE_INTERVAL);
-            !at.is_empty()
-        });
+        self.known().forget_old(Instant::now());
         let core = std::mem::replace(&mut dying.snapshot.core, CoreFile::Missing);
         if let CoreFile::Missing = core {
             return Err("there is no copy of the process".to_owned());
@@ -255,7 +301,12 @@ impl Line {
             self.tell_unsaved(&error);
         }
         self.examiner
-            .examine(dying, &place, &self.store, self.too_late())
+            .examine(
+                dying,
+                &place,
+                &self.store,
+                too_late(&self.ending, LAST_LIMIT),
+            )
             .await
     }
 
@@ -264,14 +315,6 @@ impl Line {
             self.told_unsaved = true;
             warn!("crash records cannot be kept on disk: {error}");
         }
-    }
-
-    /// When the supervisor has ended, everybody waits for this line.
-    async fn too_late(&self) {
-        while !self.dying.is_closed() {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        tokio::time::sleep(LAST_LIMIT).await;
     }
 }
 

@@ -3,11 +3,12 @@
 //! Files are of mode 0600 in folders of mode 0700: memory of a service may hold secrets. The oldest go first; the one
 //! that was written last stays in any case. How often a signature was seen is kept beside them and outlives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ const MOST_SIGNATURES: usize = 1000;
 pub const CORE: &str = "core";
 pub const REPORT: &str = "report.json";
 pub const TEXT: &str = "report.txt";
-/// What the kernel's handler knew of a process, where no agent has analysed it yet.
+/// What the kernel's handler or an agent knew of a process that is not analysed yet.
 pub const LEFT: &str = "left.json";
 /// Beside it: its program, where the path does not lead to it any more.
 pub const EXECUTABLE: &str = "executable";
@@ -39,6 +40,8 @@ pub struct Store {
     keep: usize,
     /// Bytes.
     max_size: u64,
+    /// Records that wait for their analysis, and the bytes of their cores.
+    waiting: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl Store {
@@ -48,7 +51,24 @@ impl Store {
             folder: state_dir.join(FOLDER),
             keep,
             max_size,
+            waiting: Arc::default(),
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A record that waits for its analysis is safe from [`Store::sweep`] from now on. `false` where those that wait
+    /// would be too many.
+    pub fn put_off(&self, id: &str, core_bytes: u64) -> bool {
+        let mut waiting = self.waiting();
+        let all: u64 = waiting.values().sum();
+        let has_room = all.saturating_add(core_bytes) <= self.max_size && waiting.len() < self.keep;
+        if has_room {
+            waiting.insert(id.to_owned(), core_bytes);
+        }
+        has_room
     }
 
     fn record(&self, id: &str) -> PathBuf {
@@ -81,7 +101,24 @@ impl Store {
         Ok(path)
     }
 
+    /// Removes the core of a record that would be bigger with it than all may be together; `beside` are the bytes of
+    /// its other files. Returns the core's size.
+    pub fn fit(&self, id: &str, beside: u64) -> Option<u64> {
+        let path = self.path(id, CORE);
+        let size = fs::metadata(&path).ok()?.len();
+        if size.saturating_add(beside) <= self.max_size {
+            return None;
+        }
+        fs::remove_file(&path).ok().map(|()| size)
+    }
+
+    /// Bytes of all records together.
+    pub fn max_size(&self) -> u64 {
+        self.max_size
+    }
+
     pub fn remove(&self, id: &str) {
+        self.waiting().remove(id);
         let _ = fs::remove_dir_all(self.record(id));
     }
 
@@ -92,6 +129,7 @@ impl Store {
 
     /// A record that was left is an ordinary one from now on.
     pub fn settle(&self, id: &str) {
+        self.waiting().remove(id);
         for name in [LEFT, EXECUTABLE] {
             let _ = fs::remove_file(self.path(id, name));
         }
@@ -118,11 +156,15 @@ impl Store {
             let latest = records.remove(at);
             records.insert(0, latest);
         }
-        let mut bytes = 0;
+        let waiting = self.waiting();
+        records.retain(|id| !waiting.contains_key(id));
+        let mut bytes: u64 = waiting.values().sum();
+        let keep = self.keep.saturating_sub(waiting.len());
+        drop(waiting);
         for (index, id) in records.iter().enumerate() {
             let folder = self.record(id);
             bytes += size(&folder);
-            if (index >= self.keep || bytes > self.max_size) && (index > 0 || self.keep == 0) {
+            if (index >= keep || bytes > self.max_size) && (id != latest || self.keep == 0) {
                 let _ = fs::remove_dir_all(&folder);
             }
         }
@@ -259,6 +301,38 @@ mod tests {
         let file = fs::metadata(scratch.0.join("crashes/0/core")).unwrap();
         assert_eq!(folder.permissions().mode() & 0o777, 0o700);
         assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_waits_stays_and_counts() {
+        let scratch = Scratch::new("waits");
+        let store = Store::new(&scratch.0, 3, 250);
+        for id in ["1", "2", "3", "4"] {
+            store.save(id, CORE, &[0; 60]).unwrap();
+        }
+        assert!(store.put_off("1", 60));
+        assert!(!store.put_off("9", 200), "too many bytes");
+        store.sweep("4");
+        let ids = || ids(&scratch.0.join(FOLDER));
+        assert_eq!(ids(), ["1", "3", "4"]);
+        store.settle("1");
+        store.sweep("4");
+        store.save("5", CORE, &[0; 60]).unwrap();
+        store.sweep("5");
+        assert_eq!(ids(), ["3", "4", "5"]);
+        let all_wait = ["a", "b", "c", "d"].map(|id| store.put_off(id, 1));
+        assert_eq!(all_wait, [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_core_that_is_too_big_goes_and_the_rest_stays() {
+        let scratch = Scratch::new("fit");
+        let store = Store::new(&scratch.0, 3, 250);
+        store.save("1", CORE, &[0; 200]).unwrap();
+        assert_eq!(store.fit("1", 50), None);
+        assert_eq!(store.fit("1", 51), Some(200));
+        assert!(!store.path("1", CORE).exists());
+        assert_eq!(store.fit("1", 51), None);
     }
 
     #[test]

@@ -3,20 +3,22 @@
 //! What tracing and the agent's own child processes add to the reaper. A stop never ends a run: only wait statuses of
 //! ends do.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid as Handle, Signal as Kill, kill_process};
 use tokio::sync::mpsc::Sender;
 use tracing::warn;
 
 use super::reap::{Reaper, tell};
+use super::spawn::Untraced;
 use super::steps::Part;
 use super::{spawn, tree};
+use crate::clock;
 use crate::config::{Capture, Service};
 use crate::event::Event;
-use crate::handoff::{Helper, HelperEvent};
+use crate::handoff::{CoreFile, Helper, HelperEvent, Leads, Snapshot};
 use crate::request::RequestId;
-use crate::service::{Exit, Pid, RunId};
+use crate::service::{Exit, Pid, RunId, Signal};
 
 /// A process of our own.
 pub(super) struct Aside {
@@ -66,10 +68,49 @@ impl Reaper {
         let Some(snapshot) = tracer.stopped(tid, status, &mut self.ended) else {
             return;
         };
+        self.captured.insert(snapshot.pid);
         match self.run_of(snapshot.pid) {
             Some(run) => tell(inbox, Event::Crashed { run, snapshot }),
             None => warn!("process {} crashed, and is nobody's", snapshot.pid),
         }
+    }
+
+    /// A main process crashed, and nobody has copied it: that much is told. `status` is what wait4(2) says.
+    pub(super) fn tell_unseen(&mut self, run: RunId, pid: Pid, status: i32, inbox: &Sender<Event>) {
+        let Some(entry) = self.runs.get(&run).filter(|entry| entry.pid == pid) else {
+            return;
+        };
+        let service = &entry.course.service;
+        let is_wanted = service.capture.how != Capture::Off && service.debug.is_none();
+        let is_its_own = entry.course.part == Part::Main && !entry.is_being_ended();
+        if !libc::WIFSIGNALED(status) || !is_wanted || !is_its_own {
+            return;
+        }
+        let signal = Signal(libc::WTERMSIG(status));
+        let mut is_handed_over = || {
+            let tracer = self.tracer.as_mut();
+            libc::WCOREDUMP(status) && tracer.is_some_and(|tracer| tracer.is_spared())
+        };
+        if !is_crash(signal) || is_handed_over() {
+            return;
+        }
+        let trouble = match signal.0 {
+            libc::SIGSYS => {
+                "the kernel ended it without a stop, as a seccomp filter's SECCOMP_RET_KILL_PROCESS does"
+            }
+            _ => "it was not traced at its end, and the kernel did not hand it over",
+        };
+        let snapshot = Box::new(Snapshot {
+            pid,
+            signal: Some(signal),
+            at_ms: clock::now_ms(),
+            site: String::new(),
+            core: CoreFile::Missing,
+            leads: Leads::default(),
+            held: Duration::ZERO,
+            trouble: Some(trouble.to_owned()),
+        });
+        tell(inbox, Event::Crashed { run, snapshot });
     }
 
     /// The run that a process belongs to: its own, or one that it was forked by, or that its environment names.
@@ -140,7 +181,21 @@ impl Reaper {
     }
 
     /// Once where it is only a default: it is the same for every service.
-    pub(super) fn tell_untraced(&mut self, service: &Service, errno: i32) {
+    pub(super) fn tell_untraced(&mut self, service: &Service, why: Untraced) {
+        let errno = match why {
+            Untraced::Refused(errno) => errno,
+            Untraced::Privileged => {
+                if !self.told_privileged.insert(service.name.clone()) {
+                    return;
+                }
+                warn!(
+                    service = %service.name,
+                    "it is not traced, and a crash ends it unexplained: without CAP_SYS_PTRACE of the agent's \
+                     that would take the privileges of its file away (set-user-ID, capabilities)"
+                );
+                return;
+            }
+        };
         let why = std::io::Error::from_raw_os_error(errno);
         match service.capture.how {
             Capture::Auto if self.told_untraced => {}
@@ -175,4 +230,18 @@ impl Reaper {
             Capture::Off => false,
         }
     }
+}
+
+/// The signals whose deaths are crashes.
+fn is_crash(signal: Signal) -> bool {
+    matches!(
+        signal.0,
+        libc::SIGSEGV
+            | libc::SIGABRT
+            | libc::SIGBUS
+            | libc::SIGFPE
+            | libc::SIGILL
+            | libc::SIGTRAP
+            | libc::SIGSYS
+    )
 }

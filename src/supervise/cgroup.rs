@@ -5,6 +5,7 @@
 //! `tree` finds what a service left. A group bears the mark of the agent that made it: what a
 //! killed agent left is ended before anything is started, and nobody else's group is touched.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
@@ -55,6 +56,9 @@ pub struct Place {
 struct Whole {
     path: PathBuf,
     folder: OwnedFd,
+    /// Nothing in it has been killed yet. Linux 6.18 kills at once what is born (CLONE_INTO_CGROUP) in a group in
+    /// which that was ever done; who moves there lives.
+    unhurt: Cell<bool>,
     /// Writing `0` moves who writes.
     procs: File,
 }
@@ -112,7 +116,7 @@ impl Cgroups {
         let names = [name.to_string(), format!("{name}@{}", self.pid)];
         let own = self.own.as_deref();
         let path = own.and_then(|own| self.marked.folder(own, &names));
-        let whole = path.and_then(|path| {
+        let whole = path.and_then(|(path, new)| {
             let procs = File::options().write(true).open(path.join("cgroup.procs"));
             let procs = procs.ok()?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -120,6 +124,7 @@ impl Cgroups {
             Some(Whole {
                 path,
                 folder,
+                unhurt: Cell::new(new),
                 procs,
             })
         });
@@ -155,8 +160,8 @@ impl Cgroups {
 }
 
 impl Marked {
-    /// A folder of the first of these names that is ours or can be made.
-    pub fn folder(&self, tree: &Path, names: &[String]) -> Option<PathBuf> {
+    /// A folder of the first of these names that is ours or can be made, and whether it is new.
+    pub fn folder(&self, tree: &Path, names: &[String]) -> Option<(PathBuf, bool)> {
         names.iter().find_map(|name| {
             let path = tree.join(name);
             match fs::create_dir(&path) {
@@ -167,19 +172,19 @@ impl Marked {
                         let _ = fs::remove_dir(&path);
                         return None;
                     }
-                    Some(path)
+                    Some((path, true))
                 }
-                Err(_) => (mark_at(&path).as_ref() == Some(&self.0)).then_some(path),
+                Err(_) => (mark_at(&path).as_ref() == Some(&self.0)).then_some((path, false)),
             }
         })
     }
 }
 
 impl Place {
-    /// For the child, to be born in.
+    /// For the child, to be born in or to move to.
     pub fn group(&self) -> Option<Group> {
         self.whole.as_ref().map(|whole| Group {
-            folder: whole.folder.as_raw_fd(),
+            folder: whole.unhurt.get().then(|| whole.folder.as_raw_fd()),
             procs: whole.procs.as_raw_fd(),
         })
     }
@@ -197,6 +202,7 @@ impl Place {
         if !is_populated(&whole.path) {
             return false;
         }
+        whole.unhurt.set(false);
         kill(&whole.path);
         is_populated(&whole.path)
     }

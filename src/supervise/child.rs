@@ -56,10 +56,10 @@ pub struct Program {
     pub report: RawFd,
 }
 
-/// A folder of the unified tree, and the file in it to which who writes `0` moves there.
+/// A folder of the unified tree where one may be born in it, and the file in it to which who writes `0` moves there.
 #[derive(Clone, Copy)]
 pub struct Group {
-    pub folder: RawFd,
+    pub folder: Option<RawFd>,
     pub procs: RawFd,
 }
 

@@ -4,7 +4,7 @@
 //! service, and goes on. Nothing here can hold up a restart. Copies come from the tracer, or from the kernel's handler
 //! (`agent core`), which catches also what is no service: that is kept and told under the program's name.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use tracing::{debug, error, warn};
 use super::reap::Order;
 use super::run::Shell;
 use crate::crash_id::crash_id;
-use crate::handoff::{Audience, Cause, CoreFile, Dying, Leads, Snapshot};
+use crate::handoff::{Audience, Cause, CoreFile, Dying, Leads, Snapshot, Unfinished};
 use crate::record::{Entry, StatusEvent, Streams};
 use crate::request::{CopyPlace, KernelCopy, Reply, RequestId};
 use crate::service::{Pid, RunId, ServiceId, ServiceName, Signal};
@@ -60,6 +60,14 @@ impl Crashes {
     }
 }
 
+/// What an earlier agent knew of a crash.
+struct Told {
+    hang: bool,
+    private: bool,
+    device: BTreeMap<String, String>,
+    unfinished: Unfinished,
+}
+
 impl Shell {
     pub(super) fn crashed(&mut self, run: RunId, snapshot: Box<Snapshot>) {
         if let Some(unit) = self.fleet.unit(run.service) {
@@ -95,6 +103,7 @@ impl Shell {
             cause: Cause::Crash,
             device: self.board(),
             audience: Audience::Stream,
+            unfinished: None,
         });
         self.stand(id);
     }
@@ -118,6 +127,7 @@ impl Shell {
             cause: Cause::Hang,
             device: self.board(),
             audience: Audience::Stream,
+            unfinished: None,
         });
         self.stand(run.service);
     }
@@ -144,7 +154,7 @@ impl Shell {
         let private = copy.private;
         let snapshot = Box::new(Snapshot {
             pid: copy.pid,
-            signal: Some(Signal(copy.signal)),
+            signal: Some(Signal(copy.signal)).filter(|signal| signal.0 != 0),
             at_ms: copy.at_ms,
             site: copy.site,
             core,
@@ -152,6 +162,19 @@ impl Shell {
             held: Duration::ZERO,
             trouble: copy.trouble,
         });
+        if copy.told {
+            let told = Told {
+                hang: copy.hang,
+                private,
+                device: copy.device,
+                unfinished: Unfinished {
+                    log: copy.log,
+                    message: copy.message,
+                },
+            };
+            self.finish_report(owner, name, id.clone(), snapshot, told);
+            return Reply::done(id.into());
+        }
         match owner {
             Some(owner) => self.crashed_as(owner, id.clone(), snapshot),
             None => self.stranger(name, id.clone(), snapshot, private),
@@ -179,6 +202,45 @@ impl Shell {
         };
         let unit = by_process.or_else(|| (below_us || was_left).then(by_name).flatten());
         unit.map(|unit| unit.machine.run().service)
+    }
+
+    /// An earlier agent told of it, and ended before it was reported.
+    fn finish_report(
+        &mut self,
+        owner: Option<ServiceId>,
+        service: ServiceName,
+        crash_id: String,
+        snapshot: Box<Snapshot>,
+        told: Told,
+    ) {
+        warn!(service = %service, "{crash_id} was not reported before the last end: it is now");
+        let streams = match owner.and_then(|id| self.fleet.unit(id)) {
+            Some(unit) => unit.streams.clone(),
+            None => Streams::new(service.as_str(), trim_of(self.config.redis.max_len)),
+        };
+        if let Some(id) = owner {
+            self.crashes.latest.insert(id, crash_id.clone());
+        }
+        let device = told.device.into_iter();
+        self.hand_on(Dying {
+            service,
+            streams,
+            crash_id,
+            snapshot,
+            cause: match told.hang {
+                true => Cause::Hang,
+                false => Cause::Crash,
+            },
+            device: Arc::new(device.map(|(name, value)| (name.into(), value)).collect()),
+            audience: match told.private {
+                true => Audience::Disk,
+                false => Audience::Stream,
+            },
+            unfinished: Some(told.unfinished),
+        });
+        if let Some(id) = owner {
+            self.stand(id);
+        }
     }
 
     /// No service of ours.
@@ -209,6 +271,7 @@ impl Shell {
             cause: Cause::Crash,
             device: self.board(),
             audience,
+            unfinished: None,
         });
     }
 
@@ -235,6 +298,7 @@ impl Shell {
             cause: Cause::Asked(id),
             device: self.board(),
             audience: Audience::Disk,
+            unfinished: None,
         };
         self.hand_on(dying);
     }

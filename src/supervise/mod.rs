@@ -60,6 +60,7 @@ mod order;
 mod plan;
 pub mod policy;
 mod prepare;
+mod privileges;
 mod probe;
 mod quota;
 pub mod reap;

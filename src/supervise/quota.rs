@@ -183,7 +183,7 @@ impl Quotas {
             }
             let tree = self.separate.iter().find(|(one, _)| *one == controller);
             let part = tree.and_then(|(_, tree)| {
-                let path = marked.folder(tree, names)?;
+                let (path, _) = marked.folder(tree, names)?;
                 let procs = File::options().write(true).open(path.join("cgroup.procs"));
                 Some(Part {
                     procs: procs.ok()?,
@@ -247,7 +247,7 @@ fn move_aside(own: &Path, marked: &Marked) -> bool {
     if !procs().lines().all(is_ours) {
         return false;
     }
-    let Some(leaf) = marked.folder(own, &[OWN_LEAF.to_owned()]) else {
+    let Some((leaf, _)) = marked.folder(own, &[OWN_LEAF.to_owned()]) else {
         return false;
     };
     for pid in procs().lines() {

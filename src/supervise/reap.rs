@@ -51,6 +51,10 @@ pub struct Reaper {
     pub(super) tracer: Option<Box<dyn Tracer>>,
     /// That tracing is not permitted has been told.
     pub(super) told_untraced: bool,
+    /// That tracing would cost a service its privileges has been told.
+    pub(super) told_privileged: HashSet<ServiceName>,
+    /// Processes that were copied before their end.
+    pub(super) captured: HashSet<Pid>,
     /// That the kernel hands nothing over has been told.
     pub(super) told_unhanded: bool,
     /// Ends that were noticed before their turn, as wait4(2) tells them.
@@ -81,6 +85,10 @@ pub(super) struct Run {
 }
 
 impl Run {
+    pub(super) fn is_being_ended(&self) -> bool {
+        self.ending.is_some()
+    }
+
     pub(super) fn new(course: Course, piped: usize) -> Run {
         Run {
             course,
@@ -145,6 +153,8 @@ pub fn channel() -> io::Result<(Orders, Reaper)> {
         by_pid: HashMap::new(),
         tracer: None,
         told_untraced: false,
+        told_privileged: HashSet::new(),
+        captured: HashSet::new(),
         told_unhanded: false,
         ended: Vec::new(),
         aside: HashMap::new(),
@@ -260,6 +270,7 @@ impl Reaper {
                 aside.ended(exit);
                 continue;
             }
+            let is_captured = self.captured.remove(&pid);
             let Some(run) = self.by_pid.remove(&pid) else {
                 if !self.debugger_ended(pid, exit) && !self.tasks.reaped(pid, exit) {
                     debug!("reaped orphan {pid}");
@@ -267,6 +278,9 @@ impl Reaper {
                 }
                 continue;
             };
+            if !is_captured {
+                self.tell_unseen(run, pid, status, inbox);
+            }
             self.ended(run, pid, exit, inbox);
         }
     }

@@ -5,9 +5,11 @@
 //! allocated before the fork (`prepare`); `child` does the rest. Must run on the main thread: the
 //! parent-death signal follows the forking *thread* (prctl(2)).
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,6 +22,7 @@ use super::cgroup::Place;
 use super::child::{self, Born, Gate, KERNEL_SIGSET_BYTES, Program, REPORT_BYTES, Stage};
 use super::prepare::{Ends, failed, failed_io, prepare, prepare_helper};
 pub use super::prepare::{Handed, Inherited};
+use super::privileges;
 use crate::config::Service;
 use crate::event::{DEBUG_SESSION, SpawnFailure};
 use crate::handoff::{Helper, Pipes, Tracer};
@@ -95,8 +98,17 @@ pub struct Launched {
     pub pid: Pid,
     report: OwnedFd,
     program: Program,
-    /// Why it is not traced though it should be (errno).
-    pub untraced: Option<i32>,
+    /// Why it is not traced though it should be.
+    pub untraced: Option<Untraced>,
+}
+
+/// Why a process is not traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untraced {
+    /// The kernel does not permit it (errno).
+    Refused(i32),
+    /// It would cost the program what its file grants.
+    Privileged,
 }
 
 impl Launched {
@@ -159,6 +171,15 @@ pub fn set_off(
         }
     };
     let (gate, opener) = pipe()?;
+    let mut untraced = None;
+    let tracer = tracer.filter(|_| {
+        let folder = program.directory.as_deref();
+        let folder = folder.map(|folder| OsStr::from_bytes(folder.to_bytes()));
+        let path = OsStr::from_bytes(program.path.to_bytes());
+        let is_costly = !program.no_new_privileges && privileges::are_lost(path, folder);
+        untraced = is_costly.then_some(Untraced::Privileged);
+        !is_costly
+    });
     if tracer.is_some() {
         program.gate = Some(Gate {
             read: gate.as_raw_fd(),
@@ -167,10 +188,10 @@ pub fn set_off(
     }
     let pid = fork(&program)?;
     drop((report_child, gate));
-    let mut untraced = None;
     if let Some(tracer) = tracer {
         // Before the child changes its user: afterwards that needs a privilege.
-        untraced = tracer.seize(pid, service.capture.forks).err();
+        let seized = tracer.seize(pid, service.capture.forks);
+        untraced = seized.err().map(Untraced::Refused);
         let _ = rustix::io::write(&opener, &[1]);
     }
     Ok(Launched {
@@ -329,7 +350,8 @@ fn fork(program: &Program) -> Result<Pid, SpawnFailure> {
     mask(&raw const all, &raw mut before);
     // SAFETY: the child calls nothing but `become_program`, which is async-signal-safe.
     let (pid, born) = unsafe {
-        match program.group.map(|group| clone_into(group.folder)) {
+        let folder = program.group.and_then(|group| group.folder);
+        match folder.map(|folder| clone_into(folder)) {
             Some(pid @ 0..) => (pid, Born::InItsGroup),
             // Before Linux 5.7, where a filter knows no clone3, and where the group is full.
             Some(_) | None => (libc::fork(), Born::BesideUs),

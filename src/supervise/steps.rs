@@ -226,8 +226,8 @@ impl Reaper {
             Ok(pid) => {
                 Self::keep_only_what_follows(&mut entry.course);
                 entry.lives(pid);
-                if let Some(errno) = untraced {
-                    self.tell_untraced(&service, errno);
+                if let Some(why) = untraced {
+                    self.tell_untraced(&service, why);
                 }
                 tell(inbox, Event::Spawned { run, pid, pipes });
             }

@@ -36,12 +36,30 @@ const MAX_OBJECTS: usize = 1024;
 const TOP_FRAMES: usize = 4 << 10;
 /// The same, for the way back to the stack that a handler interrupted.
 const HANDLER_FRAMES: usize = 16 << 10;
+/// Of an alternate stack, searched for what the kernel saved there.
+const ALTERNATE_STACK: usize = 256 << 10;
+/// Handlers that interrupted each other.
+const MAX_SIGNAL_FRAMES: usize = 8;
 /// Pages behind pointers of the top frames.
 const MAX_POINTED: usize = 256;
 /// Pages behind pointers of what registers and those pointers lead to: texts of objects on the heap.
 const MAX_FURTHER: usize = 128;
 /// Of an object, searched for pointers.
 const OBJECT: usize = 1 << 10;
+
+/// Of `uc_stack` in a `ucontext_t`: its start, flags, its size.
+const UC_STACK: usize = 16;
+/// Stack pointer and program counter in a `ucontext_t` (asm/ucontext.h, asm/sigcontext.h).
+const UC_SP: usize = if cfg!(target_arch = "aarch64") {
+    432
+} else {
+    160
+};
+const UC_PC: usize = UC_SP + 8;
+/// As far as it is looked at.
+const UCONTEXT_SIZE: usize = UC_PC + 8;
+/// Their sizes: none is smaller (MINSIGSTKSZ), and nobody makes bigger ones.
+const ALTERNATE_STACKS: std::ops::RangeInclusive<u64> = 2048..=16 << 20;
 
 /// A thread as far as this matters.
 #[derive(Clone, Debug)]
@@ -76,6 +94,10 @@ pub fn choose(
         };
         chosen.stack(stack.sp, limit);
         chosen.page(stack.pc);
+        if index == 0 {
+            chosen.signal_frames(stack.sp, read);
+            chosen.interrupted_stacks(stack.sp, read);
+        }
         // The C library's own block of the thread stands before or behind it; debuggers know the thread by that.
         if let Some(own) = stack.thread_pointer {
             chosen.add(
@@ -90,7 +112,6 @@ pub fn choose(
         }
     }
     if let Some(crashed) = stacks.first() {
-        chosen.interrupted_stacks(crashed.sp, read);
         chosen.pointed(crashed, read);
     }
     chosen.images();
@@ -158,6 +179,31 @@ impl Chosen<'_> {
         let from = sp.saturating_sub(RED_ZONE).max(area.start);
         let end = area.end.min(from.saturating_add(limit));
         self.add(from, end);
+    }
+
+    /// A handler on an alternate stack: the kernel saved there what it interrupted (`ucontext_t`, sigaction(2)), and
+    /// beside it which stack that is (`uc_stack`, sigaltstack(2)). This one is known by naming the very memory that it
+    /// lies in.
+    fn signal_frames(&mut self, sp: u64, read: Read<'_>) {
+        let mut found = 0;
+        let saved = read(sp & !7, ALTERNATE_STACK);
+        for (index, context) in saved.windows(UCONTEXT_SIZE).step_by(8).enumerate() {
+            let word = |offset: usize| le::u64_at(context, offset).unwrap_or(0);
+            let address = (sp & !7) + 8 * index as u64;
+            let (start, size) = (word(UC_STACK), word(UC_STACK + 16));
+            let within = |address: u64| address.wrapping_sub(start) < size;
+            let interrupted = word(UC_SP);
+            let is_it = ALTERNATE_STACKS.contains(&size) && within(sp) && within(address);
+            if !is_it || within(interrupted) {
+                continue;
+            }
+            self.stack(interrupted, CRASHED_STACK);
+            self.page(word(UC_PC));
+            found += 1;
+            if found == MAX_SIGNAL_FRAMES {
+                return;
+            }
+        }
     }
 
     /// A handler on an alternate stack was entered from another one, to which its frame has pointers: into `[stack]`,
@@ -449,6 +495,32 @@ mod tests {
         let ranges = choose(&areas(MAPS), &[stack(0x40_000, &[])], &[], &mut read);
         assert!(covers(&ranges, 0x78_000) && covers(&ranges, 0x7f_fff));
         assert!(!covers(&ranges, 0x71_000));
+    }
+
+    #[test]
+    fn what_the_kernel_saved_on_an_alternate_stack_leads_to_the_interrupted_one() {
+        // The alternate stack is a part of the heap; near its end a pointer leads high up into the thread's stack.
+        const ALTERNATE: u64 = 0x40_000;
+        const SIZE: usize = 0x8000;
+        let mut memory = vec![0u8; SIZE];
+        let mut put = |at: usize, value: u64| {
+            memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        };
+        put(0x110, 0x7f_f000);
+        let context = 0x5000;
+        put(context + UC_STACK, ALTERNATE);
+        put(context + UC_STACK + 16, SIZE as u64);
+        put(context + UC_SP, 0x7f_3008);
+        let mut read = |address: u64, length: usize| {
+            let from = address.checked_sub(ALTERNATE).map(|from| from as usize);
+            let rest = from.and_then(|from| memory.get(from..));
+            let rest = rest.unwrap_or_default();
+            rest[..length.min(rest.len())].to_vec()
+        };
+        let stack = stack(ALTERNATE + 0x100, &[]);
+        let ranges = choose(&areas(MAPS), &[stack], &[], &mut read);
+        assert!(covers(&ranges, 0x7f_3008) && covers(&ranges, 0x7f_ffff));
+        assert!(!covers(&ranges, 0x7f_1000), "{ranges:x?}");
     }
 
     #[test]

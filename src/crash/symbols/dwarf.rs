@@ -8,7 +8,7 @@ use crate::crash::elf::Elf;
 use crate::crash::files::Files;
 use crate::crash::symbols::demangle;
 use crate::crash::symbols::find::Found;
-use crate::crash::symbols::scope_names::qualified_name;
+use crate::crash::symbols::scope_names::{declared_line, qualified_name};
 use crate::crash::unwind::rules::Bytes;
 use addr2line::{Context, LookupContinuation, LookupResult, SplitDwarfLoad};
 use gimli::{Dwarf, DwarfPackage, LittleEndian, SectionId, UnitRef};
@@ -28,6 +28,8 @@ pub struct Place {
     pub line: Option<u32>,
     pub column: Option<u32>,
     pub inlined: bool,
+    /// The line on which the function's declaration begins.
+    pub declared: Option<u32>,
     /// The DIE of the function or inlined call, in the unit of the address.
     pub entry: Option<gimli::UnitOffset>,
 }
@@ -85,6 +87,10 @@ impl<'a> Debug<'a> {
                 line: location.and_then(|l| l.line).filter(|l| *l != 0),
                 column: location.and_then(|l| l.column).filter(|c| *c != 0),
                 inlined: true,
+                declared: unit
+                    .as_ref()
+                    .zip(frame.dw_die_offset)
+                    .and_then(|(unit, entry)| declared_line(unit, entry)),
                 entry: frame.dw_die_offset,
             });
         }

@@ -253,6 +253,20 @@ impl<'a> Module<'a> {
         )
     }
 
+    /// The run-time addresses of a function's code.
+    pub fn code_of(&self, name: &str) -> Option<std::ops::Range<u64>> {
+        let symbol = symtab::by_name(&self.tables, name.as_bytes())?;
+        let start = symbol.address.wrapping_add(self.bias);
+        Some(start..start.checked_add(symbol.size)?)
+    }
+
+    /// Whether Go's linker has made it.
+    pub fn is_go(&self) -> bool {
+        const LINES: [&[u8]; 2] = [b".gopclntab", b".data.rel.ro.gopclntab"];
+        let image = self.image.as_ref();
+        image.is_some_and(|elf| LINES.iter().any(|name| elf.section(name).is_some()))
+    }
+
     /// The debug information, parsed at the first question.
     pub fn debug(&self, files: &impl Files<'a>) -> Option<&Debug<'a>> {
         let context = self.context.get_or_init(|| {

@@ -30,8 +30,42 @@ pub fn qualified_name(unit: &UnitRef<'_, Bytes<'_>>, entry: UnitOffset) -> Optio
     }
 }
 
-enum Declared {
-    Here(UnitOffset),
+/// The line on which a function's declaration begins.
+pub fn declared_line(unit: &UnitRef<'_, Bytes<'_>>, entry: UnitOffset) -> Option<u32> {
+    match line_of(unit, entry)? {
+        Declared::Here(line) => Some(line),
+        Declared::Elsewhere(offset) => {
+            let (header, offset) = unit_of(unit, offset)?;
+            let other = unit.dwarf.unit(header).ok()?;
+            match line_of(&UnitRef::new(unit.dwarf, &other), offset)? {
+                Declared::Here(line) => Some(line),
+                Declared::Elsewhere(_) => None,
+            }
+        }
+    }
+}
+
+fn line_of(unit: &UnitRef<'_, Bytes<'_>>, entry: UnitOffset) -> Option<Declared<u32>> {
+    let mut entry = entry;
+    for _ in 0..MAX_CHAIN {
+        let die = unit.entry(entry).ok()?;
+        if let Some(line) = die.attr_value(gimli::DW_AT_decl_line) {
+            return Some(Declared::Here(u32::try_from(line.udata_value()?).ok()?));
+        }
+        let next = die
+            .attr_value(gimli::DW_AT_abstract_origin)
+            .or_else(|| die.attr_value(gimli::DW_AT_specification));
+        match next? {
+            AttributeValue::UnitRef(offset) => entry = offset,
+            AttributeValue::DebugInfoRef(offset) => return Some(Declared::Elsewhere(offset)),
+            _ => return None,
+        }
+    }
+    None
+}
+
+enum Declared<T = UnitOffset> {
+    Here(T),
     Elsewhere(DebugInfoOffset),
 }
 

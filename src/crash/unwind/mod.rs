@@ -20,6 +20,7 @@ use crate::crash::memory::Memory;
 use rules::{Failure, Row};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use tables::Tables;
 
@@ -111,6 +112,10 @@ pub struct Space<'a, 'm> {
     pub pac_mask: u64,
     /// Where the process begins (`AT_ENTRY`, the dynamic linker's entry).
     pub entries: Vec<u64>,
+    /// Code that looks called by an instruction at which a signal stopped.
+    pub raised: Vec<Range<u64>>,
+    /// Code that has changed the stack in a way that its tables do not tell: what comes next is a guess.
+    pub switches: Vec<Range<u64>>,
     modules: Vec<(u64, u64, Rc<Tables<'a>>)>,
     /// Frames that may still be followed, over all threads.
     frames_left: Cell<usize>,
@@ -136,6 +141,8 @@ impl<'a, 'm> Space<'a, 'm> {
             memory,
             pac_mask,
             entries,
+            raised: Vec::new(),
+            switches: Vec::new(),
             modules: Vec::new(),
             frames_left: Cell::new(MAX_FRAMES_IN_ALL),
             rows: RefCell::default(),
@@ -180,6 +187,7 @@ impl<'a, 'm> Space<'a, 'm> {
         };
         let mut changes = 0;
         let mut overwritten = None;
+        let mut is_doubtful = false;
         let end = loop {
             let mut next = self.caller(&mut current);
             if let Err(end @ End::Overwritten(_)) = next {
@@ -188,6 +196,9 @@ impl<'a, 'm> Space<'a, 'm> {
             }
             let next = next.and_then(|caller| self.accept(&current, caller, &mut changes));
             let depth = current.depth + 1;
+            let is_within = |code: &Range<u64>| code.contains(&current.lookup_address());
+            let raised = self.raised.iter().any(is_within);
+            let on_other_stack = self.switches.iter().any(is_within);
             keep(&mut inner, &mut outer, current);
             match next {
                 Err(end) => break end,
@@ -197,11 +208,14 @@ impl<'a, 'm> Space<'a, 'm> {
                     trust,
                     interrupted,
                 }) => {
+                    // Where the kernel saved registers all is certain again.
+                    is_doubtful = (is_doubtful || on_other_stack) && trust != Trust::Context;
+                    let trust = if is_doubtful { Trust::Scan } else { trust };
                     current = Frame {
                         depth,
                         registers,
                         trust,
-                        interrupted,
+                        interrupted: interrupted || raised,
                         frame_address: None,
                         trampoline: false,
                     };
@@ -275,14 +289,23 @@ impl<'a, 'm> Space<'a, 'm> {
                     self.check(&row, caller)
                 }
                 Err(Failure::Outermost) => Err(End::Outermost),
-                Err(Failure::NoFrameAddress) => self.without_rules(frame).ok_or(End::Unknown),
+                Err(Failure::NoFrameAddress) => self.guessed(frame),
                 Err(Failure::NoReturnAddress) => Err(End::NotInCore(registers.sp().unwrap_or(0))),
             };
         }
         if self.is_entry(pc) {
             return Err(End::Outermost);
         }
-        self.without_rules(frame).ok_or(End::Unknown)
+        self.guessed(frame)
+    }
+
+    /// Where there are no rules. A handler may have interrupted a stack that the core does not hold.
+    fn guessed(&self, frame: &Frame) -> Result<Caller, End> {
+        self.without_rules(frame)
+            .ok_or_else(|| match frame.registers.sp() {
+                Some(sp) if frame.depth > 0 && self.memory.u64(sp).is_none() => End::NotInCore(sp),
+                Some(_) | None => End::Unknown,
+            })
     }
 
     /// A handler returns to the first byte of the trampoline, and some describe only from there on.
@@ -442,6 +465,36 @@ mod tests {
             ]
         );
         assert_eq!((stack.end, stack.omitted), (End::Outermost, 0));
+    }
+
+    #[test]
+    fn what_looks_called_by_a_signal_is_looked_up_where_it_stopped() {
+        let process = Process::new(&[0, STACK + 0x20, CODE + 0x10, 0, 0, CODE + 0x810]);
+        let memory = process.memory();
+        let mut space = Space::new(Machine::X86_64, &memory, 0, vec![CODE + 0x800]);
+        let mut registers = Registers::new(Machine::X86_64);
+        for (number, value) in [(16, CODE + 0x100), (7, STACK), (6, STACK + 8)] {
+            registers.set(number, Some(value));
+        }
+        let ends = |space: &Space<'_, '_>| -> Vec<(u64, Trust)> {
+            let stack = space.unwind(&registers);
+            let frames = stack.frames.iter();
+            frames
+                .map(|f| (f.lookup_address() - CODE, f.trust))
+                .collect()
+        };
+        let called = [
+            (0x100, Trust::Context),
+            (0xf, Trust::FramePointer),
+            (0x80f, Trust::FramePointer),
+        ];
+        assert_eq!(ends(&space), called);
+        space.raised.push(CODE + 0x100..CODE + 0x120);
+        assert_eq!(ends(&space)[1], (0x10, Trust::FramePointer));
+        // Behind a switch of stacks everything is a guess.
+        space.switches.push(CODE + 0x8..CODE + 0x20);
+        assert_eq!(ends(&space)[1], (0x10, Trust::FramePointer));
+        assert_eq!(ends(&space)[2], (0x80f, Trust::Scan));
     }
 
     #[test]
