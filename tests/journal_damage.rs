@@ -246,7 +246,8 @@ fn round(server: &RedisServer, seed: u64) {
 #[test]
 fn whatever_is_whole_is_delivered_once_and_in_order() {
     let server = RedisServer::start(&[]);
-    for seed in 1..9 {
+    // 51: a copy is all that is left of a segment, behind those that came after it.
+    for seed in (1..9).chain([51]) {
         round(&server, seed);
     }
 }

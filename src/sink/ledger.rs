@@ -218,17 +218,15 @@ impl Ledger {
             .map_or(u64::MAX, |extent| extent.end)
     }
 
-    /// The oldest segment in which entries of a stream stand from `order` on.
+    /// The segment in which the next entries of a stream stand from `order` on: the oldest one
+    /// that has them, unless somebody has renamed segments.
     pub fn from(&self, tag: Tag, order: u64) -> Option<u64> {
-        self.segments
-            .iter()
-            .find(|(_, segment)| {
-                segment
-                    .extents
-                    .get(&tag)
-                    .is_some_and(|extent| extent.end > order)
-            })
-            .map(|(number, _)| *number)
+        let has = |(number, segment): (&u64, &Segment)| {
+            let extent = segment.extents.get(&tag)?;
+            (extent.end > order).then_some((extent.first.max(order), *number))
+        };
+        let (_, number) = self.segments.iter().filter_map(has).min()?;
+        Some(number)
     }
 
     /// The next step to make the journal smaller; never touches `head`, the segment that is

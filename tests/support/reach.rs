@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -91,13 +92,20 @@ impl Sentinels {
                 home.display()
             );
             let file = folder.file(&format!("{number}.conf"), &text);
-            let child = Command::new(redis_program())
+            let mut command = Command::new(redis_program());
+            command
                 .arg(&file)
                 .arg("--sentinel")
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("a sentinel");
+                .stderr(Stdio::null());
+            // SAFETY: prctl is async-signal-safe. It must not outlive a killed test.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    Ok(())
+                });
+            }
+            let child = command.spawn().expect("a sentinel");
             sentinels.children.push(child);
             sentinels.ports.push(port);
         }
