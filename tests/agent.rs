@@ -566,7 +566,7 @@ fn a_reload_touches_only_what_changed() {
         .folder
         .file("agent.toml", "[service.x]\nexecutible = \"y\"\n");
     let bad = agent.ask(&["reload"]);
-    assert_eq!(bad.status.code(), Some(1));
+    assert_eq!(bad.status.code(), Some(2));
     let text = String::from_utf8_lossy(&bad.stderr).into_owned();
     assert!(text.contains("agent.toml:2:1"), "says why: {text}");
     assert_eq!(pid(&agent, "same"), before[0], "a bad file changes nothing");
