@@ -104,7 +104,7 @@ fn while_redis_is_away_the_journal_is_shown() {
         assert!(next().ends_with(&format!("talk out {number}")));
     }
     // SAFETY: plain system call, of a child that we own.
-    unsafe { libc::kill(follower.id() as i32, libc::SIGINT) };
+    unsafe { libc::kill(follower.id() as i32, libc::SIGTERM) };
     assert!(!follower.wait().expect("it ends").success());
 }
 
