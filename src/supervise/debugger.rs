@@ -47,6 +47,9 @@ pub fn banner(debug: &Debug, executable: &str) -> String {
     )
 }
 
+/// From the end of its process on, before it is killed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// gdbserver says so when a client can connect.
 const LISTENS: &[u8] = b"Listening on port";
 /// How long it may take to get there.
@@ -62,6 +65,8 @@ pub(super) struct Debugger {
     output: OwnedFd,
     said: Vec<u8>,
     stage: Stage,
+    /// Its process has ended: it is about to tell that to whoever debugs, and to end too.
+    gone: Option<Instant>,
     /// Why it has been killed; it is only to be reaped.
     over: Option<Over>,
 }
@@ -144,6 +149,7 @@ impl Reaper {
                         held: Some(held),
                         until: Instant::now() + PATIENCE,
                     },
+                    gone: None,
                     over: None,
                 };
                 self.debuggers.insert(tool, debugger);
@@ -171,8 +177,14 @@ impl Reaper {
                 Some(run) => run.reaped || tree::stat(run.pid).is_none_or(|stat| stat.dead),
                 None => true,
             };
+            if gone && debugger.gone.is_none() {
+                debugger.gone = Some(Instant::now());
+            }
             let over = match &mut debugger.stage {
-                Stage::Attaching { .. } | Stage::Listening if gone => Some(Over::Gone),
+                Stage::Attaching { .. } if gone => Some(Over::Gone),
+                Stage::Listening if debugger.gone.is_some_and(|at| at.elapsed() >= FAREWELL) => {
+                    Some(Over::Gone)
+                }
                 Stage::Attaching { pipes, held, .. } if listens => {
                     let held = held.take().map_or(Ok(()), Held::release);
                     listening.push((debugger.run, pipes.take(), held));
