@@ -184,6 +184,12 @@ impl Signal {
     pub const STOP: Signal = Signal(19);
     pub const TSTP: Signal = Signal(20);
 
+    /// Whether a death by it is a crash: ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS, whose default is to end the process with
+    /// a core file (signal(7)), and which nobody sends for another purpose.
+    pub fn is_crash(self) -> bool {
+        matches!(self.0, 4..=8 | 11 | 31)
+    }
+
     /// `TERM`, `SIGTERM`, `term` or `15`; real-time signals by number only (up to 64).
     pub fn parse(text: &str) -> Option<Signal> {
         if let Ok(number) = text.parse::<i32>() {

@@ -58,7 +58,7 @@ impl Tracer for Ptrace {
             return None;
         }
         match resume {
-            Resume::Go(signal) if status >> 16 == 0 && is_deadly(signal) => {
+            Resume::Go(signal) if status >> 16 == 0 && Signal(signal).is_crash() => {
                 let about = memory::read_text(&format!("/proc/{tid}/status"));
                 if proc::is_fatal(&about, signal) {
                     return Some(Box::new(last_moment(tid, signal, &about, ended)));
@@ -182,20 +182,6 @@ fn detach(tid: Pid, resume: Resume) {
     };
     // ESRCH: it was killed.
     let _ = ptrace::detach(tid, signal);
-}
-
-/// Whose default is to end the process with a core file (signal(7)), and which nobody sends for another purpose.
-pub(super) fn is_deadly(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGSEGV
-            | libc::SIGABRT
-            | libc::SIGBUS
-            | libc::SIGFPE
-            | libc::SIGILL
-            | libc::SIGTRAP
-            | libc::SIGSYS
-    )
 }
 
 /// Copies a process that is about to die of `signal`, and lets it.

@@ -25,7 +25,6 @@ use crate::request::{CopyPlace, KernelCopy, Reply, Request};
 use crate::service::{Pid, ServiceName, Signal};
 
 use super::capture::copy::{Copy, MACHINE, copy};
-use super::capture::is_deadly;
 use super::capture::leads::leads;
 use super::capture::memory::{self, Memory};
 use super::capture::{notes, proc};
@@ -91,7 +90,7 @@ pub fn main(args: &[OsString], ways: &Ways<'_>) -> i32 {
 fn handle(call: &Call, ways: &Ways<'_>) -> Result<(), String> {
     // The kernel dumps for SIGQUIT too, and others that are sent on purpose.
     let about = memory::read_text(&format!("/proc/{}/status", call.pid));
-    if !is_deadly(call.signal) || is_known(call.pid, &about) {
+    if !Signal(call.signal).is_crash() || is_known(call.pid, &about) {
         return Ok(());
     }
     // On a busy board the dying process, and so its restart, would wait for our turns.

@@ -91,7 +91,7 @@ impl Reaper {
             let tracer = self.tracer.as_mut();
             libc::WCOREDUMP(status) && tracer.is_some_and(|tracer| tracer.is_spared())
         };
-        if !is_crash(signal) || is_handed_over() {
+        if !signal.is_crash() || is_handed_over() {
             return;
         }
         let trouble = match signal.0 {
@@ -230,18 +230,4 @@ impl Reaper {
             Capture::Off => false,
         }
     }
-}
-
-/// The signals whose deaths are crashes.
-fn is_crash(signal: Signal) -> bool {
-    matches!(
-        signal.0,
-        libc::SIGSEGV
-            | libc::SIGABRT
-            | libc::SIGBUS
-            | libc::SIGFPE
-            | libc::SIGILL
-            | libc::SIGTRAP
-            | libc::SIGSYS
-    )
 }
