@@ -65,12 +65,18 @@ struct Reason {
     text: String,
 }
 
-fn reasons() -> Vec<Reason> {
-    let table = std::fs::read_to_string(sources().join("differences.txt")).unwrap();
-    let lines = table
-        .lines()
-        .filter(|l| !l.starts_with('#') && !l.trim().is_empty());
+/// The lines of a table beside the sources, without blank ones and comments.
+fn rows(file: &str) -> Vec<String> {
+    let table = std::fs::read_to_string(sources().join(file)).unwrap();
+    let lines = table.lines().map(str::to_owned);
     lines
+        .filter(|l| !l.starts_with('#') && !l.trim().is_empty())
+        .collect()
+}
+
+fn reasons() -> Vec<Reason> {
+    rows("differences.txt")
+        .iter()
         .map(|line| {
             let fields: Vec<&str> = line.splitn(3, " | ").collect();
             Reason {
@@ -113,11 +119,8 @@ const AARCH64: Corpus = Corpus {
 };
 
 fn cases(file: &str) -> Vec<Case> {
-    let table = std::fs::read_to_string(sources().join(file)).unwrap();
-    let lines = table
-        .lines()
-        .filter(|l| !l.starts_with('#') && !l.trim().is_empty());
-    lines
+    rows(file)
+        .iter()
         .map(|line| {
             // A single bar stands between fields only with a blank on each side and no further pipe in the build.
             let fields: Vec<&str> = line.splitn(3, " | ").collect();

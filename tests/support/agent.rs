@@ -2,11 +2,12 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use crate::support::{RedisServer, Scratch, eventually, within};
+#[allow(unused_imports)] // each test binary uses its part
+pub use crate::support::{die_with_parent, lives};
 
 pub const AGENT: &str = env!("CARGO_BIN_EXE_agent");
 
@@ -147,25 +148,4 @@ impl Drop for Agent {
             eprintln!("--- the agent's log\n{}", self.log());
         }
     }
-}
-
-pub fn die_with_parent(command: &mut Command) {
-    // SAFETY: both calls are async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            // What a shell runs in the background or under nohup ignores these, and so would everything that it starts.
-            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            Ok(())
-        });
-    }
-}
-
-/// Whether a process lives (zombies do not).
-pub fn lives(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }

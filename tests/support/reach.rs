@@ -2,13 +2,12 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use jettison_agent::config::{Endpoint, Tls};
 
-use crate::support::{Scratch, free_port, redis_program, within};
+use crate::support::{Scratch, die_with_parent, free_port, redis_program, within};
 
 fn openssl(folder: &Scratch, words: &str) {
     let status = Command::new("openssl")
@@ -98,13 +97,7 @@ impl Sentinels {
                 .arg("--sentinel")
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
-            // SAFETY: prctl is async-signal-safe. It must not outlive a killed test.
-            unsafe {
-                command.pre_exec(|| {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    Ok(())
-                });
-            }
+            die_with_parent(&mut command);
             let child = command.spawn().expect("a sentinel");
             sentinels.children.push(child);
             sentinels.ports.push(port);
