@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=cross/link.rs");
     // A convenience: where the folders are not as expected, there is just no link.
     let _ = link();
 }
