@@ -82,6 +82,7 @@ const EDGES: &[&str] = &[
     "sink/sentinel.rs",
     "sink/tls.rs",
     "sink/journal.rs",
+    "sink/journal/recall.rs",
     "sink/value_loop.rs",
     "sink/link.rs",
     "sink/session.rs",
