@@ -37,7 +37,7 @@ impl Known {
     }
 
     /// Whether one more crash at a place will be reported in full, as far as can be told before its analysis: then it
-    /// waits, until [`Known::is_taken_up`].
+    /// waits, until [`Known::take_up`].
     pub fn is_to_wait(
         &mut self,
         id: &str,
@@ -56,7 +56,7 @@ impl Known {
         is_to_wait
     }
 
-    pub fn is_taken_up(&mut self, id: &str) {
+    pub fn take_up(&mut self, id: &str) {
         self.waiting.remove(id);
     }
 
@@ -121,7 +121,7 @@ mod tests {
         known.told((radar.clone(), "abc".to_owned()), now);
         let waiting = (1..20).filter(|id| waits(&mut known, *id, &radar)).count();
         assert_eq!(waiting, RATE - 1);
-        known.is_taken_up("1");
+        known.take_up("1");
         assert!(waits(&mut known, 21, &radar));
         let later = now + RATE_INTERVAL;
         assert!(!known.is_often_at(&camera, "SEGV x+1", later));

@@ -140,7 +140,7 @@ fn end(signal: Signal) -> End {
 
 impl Line {
     async fn crash(&mut self, mut dying: Dying) {
-        self.known().is_taken_up(&dying.crash_id);
+        self.known().take_up(&dying.crash_id);
         let is_late = |since: &Instant| since.elapsed() >= LAST_LIMIT;
         if self.ending.get().is_some_and(is_late) && self.is_left(&dying) {
             info!(service = %dying.service, "{} is left to the next start", dying.crash_id);
