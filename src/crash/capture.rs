@@ -204,13 +204,15 @@ fn last_moment(tid: Pid, signal: i32, about: &str, ended: &mut Vec<(Pid, i32)>) 
 fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &Halted) -> Copy {
     let mut tids: Vec<Pid> = halted.threads.keys().copied().collect();
     tids.sort_by_key(|tid| (*tid != first, *tid != pid, *tid));
+    let mut room = [0; REGSET_BYTES];
     let threads = tids
         .into_iter()
         .filter_map(|tid| {
             let signal = signal.filter(|_| tid == first).unwrap_or(0) as u16;
             Some(Thread {
                 signal,
-                ..thread(pid, tid)?
+                name: halted.names.get(&tid).cloned(),
+                ..thread(tid, &mut room)?
             })
         })
         .collect();
@@ -223,17 +225,17 @@ fn halted_copy(pid: Pid, first: Pid, signal: Option<i32>, about: &str, halted: &
 }
 
 /// `None` for a thread that was killed meanwhile.
-fn thread(pid: Pid, tid: Pid) -> Option<Thread> {
-    let extra = ptrace::EXTRA_REGSETS
-        .iter()
-        .filter_map(|kind| Some((*kind, ptrace::regset(tid, *kind, REGSET_BYTES)?)))
-        .collect();
+fn thread(tid: Pid, room: &mut [u8]) -> Option<Thread> {
+    let mut regset = |kind: u32| ptrace::regset(tid, kind, room);
     Some(Thread {
         tid: tid as u32,
         signal: 0,
-        registers: ptrace::regset(tid, ptrace::NT_PRSTATUS, REGSET_BYTES)?,
-        float_registers: ptrace::regset(tid, ptrace::NT_PRFPREG, REGSET_BYTES).unwrap_or_default(),
-        extra,
-        name: memory::thread_name(pid, tid),
+        registers: regset(ptrace::NT_PRSTATUS)?,
+        float_registers: regset(ptrace::NT_PRFPREG).unwrap_or_default(),
+        extra: ptrace::EXTRA_REGSETS
+            .iter()
+            .filter_map(|kind| Some((*kind, regset(*kind)?)))
+            .collect(),
+        name: None,
     })
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::memory;
 use super::ptrace::{self, Waited};
 use crate::service::Pid;
 
@@ -29,6 +30,8 @@ pub enum Resume {
 /// A process whose threads stand still.
 pub struct Halted {
     pub threads: HashMap<Pid, Resume>,
+    /// Read while they came to a stand.
+    pub names: HashMap<Pid, String>,
     /// Threads that did not stop in time.
     pub moving: Vec<Pid>,
 }
@@ -68,6 +71,9 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
     let mut threads: HashMap<Pid, Resume> = stopped.into_iter().collect();
     let mut pending: Vec<Pid> = Vec::new();
     let mut gone: Vec<Pid> = Vec::new();
+    let mut names: HashMap<Pid, String> = HashMap::new();
+    let name = |tid: Pid| Some((tid, memory::thread_name(pid, tid)?));
+    names.extend(stopped.and_then(|(tid, _)| name(tid)));
     loop {
         // Threads that were started before their creator was stopped.
         let new: Vec<Pid> = tasks(pid)
@@ -76,13 +82,14 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
                 !threads.contains_key(tid) && !pending.contains(tid) && !gone.contains(tid)
             })
             .collect();
-        let found_new = !new.is_empty();
-        for tid in new {
-            match ptrace::interrupt(tid) {
-                Ok(()) => pending.push(tid),
-                Err(_) => gone.push(tid),
+        for tid in &new {
+            match ptrace::interrupt(*tid) {
+                Ok(()) => pending.push(*tid),
+                Err(_) => gone.push(*tid),
             }
         }
+        // On the other processors they are stopping now: time that would be slept through.
+        names.extend(new.iter().copied().filter_map(name));
         let before = pending.len();
         pending.retain(|tid| match ptrace::wait(*tid) {
             Waited::Nothing => true,
@@ -100,7 +107,7 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
                 false
             }
         });
-        if pending.is_empty() && !found_new {
+        if pending.is_empty() && new.is_empty() {
             break;
         }
         if since.elapsed() >= LIMIT {
@@ -117,6 +124,7 @@ pub fn halt(pid: Pid, stopped: Option<(Pid, Resume)>, ended: &mut Vec<(Pid, i32)
     }
     Halted {
         threads,
+        names,
         moving: pending,
     }
 }

@@ -29,15 +29,26 @@ const MOST_WORDS: usize = 16 << 10;
 
 /// Empty where it cannot be read.
 pub fn read_text(path: &str) -> String {
-    std::fs::read(path).map_or(String::new(), |bytes| {
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+    String::from_utf8_lossy(&read_part(path)).into_owned()
+}
+
+/// As much as can be read: a part is better than nothing. Files of /proc tell no length, and most fit at once.
+fn read_part(path: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4096);
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_end(&mut bytes);
+    }
+    bytes
 }
 
 /// `None` for a thread that has none, or is gone.
 pub fn thread_name(pid: Pid, tid: Pid) -> Option<String> {
-    let name = read_text(&format!("/proc/{pid}/task/{tid}/comm"));
-    Some(name.trim_end_matches('\n').to_owned()).filter(|name| !name.is_empty())
+    // One read has it all (TASK_COMM_LEN is 16, a kernel thread's is 64): there may be thousands.
+    let mut bytes = [0; 64];
+    let mut file = File::open(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
+    let length = file.read(&mut bytes).ok()?;
+    let name = bytes.get(..length)?.strip_suffix(b"\n")?;
+    Some(String::from_utf8_lossy(name).into_owned()).filter(|name| !name.is_empty())
 }
 
 impl Memory {
@@ -54,14 +65,7 @@ impl Memory {
     }
 
     fn open_as_we_are(folder: &str, tid: Pid) -> Memory {
-        let whole = |name: &str| {
-            let mut bytes = Vec::new();
-            // A part is better than nothing.
-            if let Ok(mut file) = File::open(format!("{folder}/{name}")) {
-                let _ = file.read_to_end(&mut bytes);
-            }
-            bytes
-        };
+        let whole = |name: &str| read_part(&format!("{folder}/{name}"));
         Memory {
             tid,
             file: File::open(format!("{folder}/mem")).ok(),

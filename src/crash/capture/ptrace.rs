@@ -90,16 +90,14 @@ pub fn siginfo(tid: Pid) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A register set, of at most `room` bytes.
-pub fn regset(tid: Pid, kind: u32, room: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0u8; room];
+/// A register set, read into `room`: one for all threads, as new memory would cost more than the call.
+pub fn regset(tid: Pid, kind: u32, room: &mut [u8]) -> Option<Vec<u8>> {
     let mut vector = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: room,
+        iov_base: room.as_mut_ptr().cast(),
+        iov_len: room.len(),
     };
     ptrace(GETREGSET, tid, kind as usize, &raw mut vector as usize).ok()?;
-    bytes.truncate(vector.iov_len);
-    Some(bytes)
+    room.get(..vector.iov_len).map(<[u8]>::to_vec)
 }
 
 /// Eight bytes: slow, and the last resort.
