@@ -1,5 +1,6 @@
 // Ways for a C++ program to die, chosen by the first argument.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -63,7 +64,8 @@ int main(int argc, char **argv) {
     if (mode == "function") { std::function<int(int)> f = [](int n) { return n / zero + *nowhere; }; return f(3); }
     if (mode == "sort") std::sort(numbers.begin(), numbers.end(), [](int a, int b) { if (a == 8) *nowhere = b; return a < b; });
     if (mode == "thread") { std::thread t([&] { outer::Square s; outer::measure(s); }); t.join(); }
-    if (mode == "joinable") { std::thread t([] { for (;;) std::this_thread::sleep_for(std::chrono::seconds(9)); }); }
+    // Once it runs: gdb makes a frame of the 0 below the first instruction of a thread.
+    if (mode == "joinable") { std::atomic<bool> runs{false}; std::thread t([&] { for (runs = true;;) std::this_thread::sleep_for(std::chrono::seconds(9)); }); while (!runs); }
     if (mode == "at") return numbers.at(77);
     if (mode == "map") { std::map<std::string, int> m{{"one", 1}}; return m.at("two"); }
     if (mode == "terminate") std::terminate();
