@@ -9,7 +9,7 @@ mod support;
 use std::time::Duration;
 
 use agent::Agent;
-use crashes::{c, events, of, record, reported, service};
+use crashes::{c, events, functions_of, of, record, reported, service};
 use serde_json::Value;
 use support::{RedisServer, Scratch, eventually, within};
 
@@ -138,6 +138,47 @@ fn told_of(threads: usize) -> (usize, String) {
     assert!(core < threads as u64 * (32 << 10), "{core} bytes");
     let shown = whole["threads"].as_array().map_or(0, Vec::len);
     (shown, whole["notes"].to_string())
+}
+
+/// Both are 300 frames deep: the first thread crashes with 40 KiB frames (12 MiB in all), another waits with 4 KiB ones.
+const DEEP: &str = r#"
+#include <pthread.h>
+#include <unistd.h>
+static pthread_barrier_t both;
+static int waits(int n) { volatile char room[4096]; room[0] = n; if (!n) { pthread_barrier_wait(&both); pause(); } else waits(n - 1); return room[0]; }
+static int falls(int n) { volatile char room[40960]; room[0] = n; if (!n) return *(volatile int *)0; falls(n - 1); return room[0]; }
+static void *other(void *x) { waits(300); return x; }
+static void *first(void *x) { pthread_barrier_wait(&both); falls(300); return x; }
+int main(void) {
+  pthread_t t; pthread_attr_t a; pthread_attr_init(&a); pthread_attr_setstacksize(&a, 24 << 20);
+  pthread_barrier_init(&both, 0, 2);
+  pthread_create(&t, 0, other, 0); pthread_create(&t, &a, first, 0);
+  return pthread_join(t, 0);
+}
+"#;
+
+#[test]
+fn deep_stacks_are_told_up_to_their_thread() {
+    let server = RedisServer::start(&[]);
+    let programs = Scratch::new("crowd");
+    let program = c(&programs, "deep", DEEP);
+    let agent = Agent::start(Some(&server), &service("deep", &program, ""));
+    let report = reported(&server, "deep");
+    let whole = std::fs::read(record(&agent, &report).join("report.json")).expect("a report");
+    let whole: Value = serde_json::from_slice(&whole).expect("JSON");
+    let threads = whole["threads"].as_array().expect("threads");
+    for (inner, outer) in [("falls", "first"), ("waits", "other")] {
+        let functions = threads
+            .iter()
+            .map(functions_of)
+            .find(|f| f.iter().any(|function| function == inner));
+        let functions = functions.unwrap_or_else(|| panic!("no thread in {inner}"));
+        let outermost = &functions[functions.len() - 32.min(functions.len())..];
+        assert!(
+            outermost.iter().any(|function| function == outer),
+            "{outermost:?}"
+        );
+    }
 }
 
 /// On a busy machine some do not stop in time: the process is not held any longer for them, and that is said.

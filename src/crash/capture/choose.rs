@@ -16,8 +16,10 @@ const MOST: u64 = 96 << 20;
 const PAGE: u64 = 4096;
 /// Below the stack pointer, where leaf functions keep their locals (System V ABI, red zone).
 const RED_ZONE: u64 = 256;
-const CRASHED_STACK: u64 = 8 << 20;
+const CRASHED_STACK: u64 = 16 << 20;
+/// Of each other thread, and more where few threads share [`OTHER_STACKS`].
 const OTHER_STACK: u64 = 256 << 10;
+const OTHER_STACKS: u64 = 16 << 20;
 /// On each side of what a register holds.
 const AROUND: u64 = 4096;
 /// More than `struct pthread` of glibc has (2304 bytes), less than a page.
@@ -86,11 +88,13 @@ pub fn choose(
         ranges: Vec::new(),
         bytes: 0,
     };
+    let share = (OTHER_STACKS / stacks.len().max(1) as u64).max(OTHER_STACK);
     for (index, stack) in stacks.iter().enumerate() {
-        let limit = if index == 0 {
-            CRASHED_STACK
-        } else {
-            OTHER_STACK
+        let limit = match index {
+            0 => CRASHED_STACK,
+            // Of memory that only holds a stack among other things, it ends somewhere.
+            _ if !chosen.is_stack_alone(stack.sp) => OTHER_STACK,
+            _ => share,
         };
         chosen.stack(stack.sp, limit);
         chosen.page(stack.pc);
@@ -234,6 +238,14 @@ impl Chosen<'_> {
                 self.stack(value, CRASHED_STACK);
             }
         }
+    }
+
+    /// All from here to the end of its mapping is in use.
+    fn is_stack_alone(&self, sp: u64) -> bool {
+        let Some(index) = self.area_of(sp) else {
+            return false;
+        };
+        self.is_guarded(index) || self.areas.get(index).is_some_and(|a| a.is("[stack]"))
     }
 
     /// Anonymous memory right behind a page that nobody may touch, as thread stacks are.
@@ -477,6 +489,26 @@ mod tests {
         for outside in [0x7f_6000, 0x40_000, 0x95_000, 0x5000] {
             assert!(!covers(&ranges, outside), "{outside:x} in {ranges:x?}");
         }
+    }
+
+    #[test]
+    fn a_deep_stack_of_another_thread_is_kept_where_it_is_known_to_be_one() {
+        let maps = b"100000-900000 rw-p 00000000 00:00 0\n\
+            a00000-a01000 ---p 00000000 00:00 0\n\
+            a01000-1201000 rw-p 00000000 00:00 0\n\
+            7f0000000000-7f0000001000 rw-p 00000000 00:00 0 [stack]\n";
+        let crashed = stack(0x7f00_0000_0800, &[]);
+        let [in_heap, own] = [stack(0x20_0000, &[]), stack(0xb0_0000, &[])];
+        let few = [crashed.clone(), in_heap, own.clone()];
+        let ranges = choose(&areas(maps), &few, &[], &mut nothing);
+        // A third of what the others have together; the heap is cut as ever.
+        assert!(covers(&ranges, 0xb0_0000 + (OTHER_STACKS / 3) - 0x1000));
+        assert!(covers(&ranges, 0x23_0000) && !covers(&ranges, 0x25_0000));
+        let many: Vec<Stack> = std::iter::once(crashed)
+            .chain(std::iter::repeat_n(own, 300))
+            .collect();
+        let ranges = choose(&areas(maps), &many, &[], &mut nothing);
+        assert!(covers(&ranges, 0xb3_0000) && !covers(&ranges, 0xb5_0000));
     }
 
     #[test]
