@@ -68,6 +68,7 @@ const EDGES: &[&str] = &[
     "crash/capture/leads.rs",
     "crash/capture/memory.rs",
     "crash/capture/ptrace.rs",
+    "crash/disk.rs",
     "crash/examiner.rs",
     "crash/images.rs",
     "crash/keeper.rs",

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::handoff::{Cause, CoreFile, Dying, Helper, HelperEvent, Leads, Pipes, StartHelper};
 use crate::service::Exit;
 
+use super::disk::Disk;
 use super::report::Report;
 use super::store::{self, Store};
 
@@ -54,32 +56,47 @@ fn own_path(fd: BorrowedFd<'_>) -> String {
 ///
 /// # Errors
 /// Neither disk nor memory takes it.
-pub fn place(
-    store: &Store,
+pub async fn place(
+    disk: &Disk,
     id: &str,
     core: CoreFile,
     keep: bool,
 ) -> io::Result<(Place, Option<io::Error>)> {
-    let bytes = match core {
-        CoreFile::Kept => return Ok((Place::Stored(store.path(id, store::CORE)), None)),
-        CoreFile::Missing => return Err(io::ErrorKind::NotFound.into()),
-        CoreFile::Bytes(bytes) => bytes,
-        CoreFile::Open(fd) if !keep => return Ok((Place::Memory(fd), None)),
-        CoreFile::Open(fd) => {
-            let mut file = File::from(fd);
-            return match store.save_from(id, store::CORE, &mut file) {
-                Ok(path) => Ok((Place::Stored(path), None)),
-                Err(error) => Ok((Place::Memory(file.into()), Some(error))),
-            };
+    // Whoever waits for the disk in vain still has it.
+    let core = Arc::new(match core {
+        CoreFile::Kept => {
+            let path = disk.store.path(id, store::CORE);
+            return Ok((Place::Stored(path), None));
         }
+        CoreFile::Missing => return Err(io::ErrorKind::NotFound.into()),
+        CoreFile::Bytes(bytes) => Loose::Bytes(bytes),
+        CoreFile::Open(fd) => Loose::Open(File::from(fd)),
+    });
+    let mut unsaved = None;
+    if keep {
+        let (own, core) = (id.to_owned(), core.clone());
+        let save = move |store: &Store| match &*core {
+            Loose::Bytes(bytes) => store.save(&own, store::CORE, bytes),
+            Loose::Open(file) => store.save_from(&own, store::CORE, file),
+        };
+        let own = id.to_owned();
+        let saved = disk.run_or(save, move |store| drop(store.remove(&own)));
+        match saved.await {
+            Ok(path) => return Ok((Place::Stored(path), None)),
+            Err(error) => unsaved = Some(error),
+        }
+    }
+    let fd = match &*core {
+        Loose::Bytes(bytes) => in_memory(bytes)?,
+        Loose::Open(file) => file.as_fd().try_clone_to_owned()?,
     };
-    if !keep {
-        return Ok((Place::Memory(in_memory(&bytes)?), None));
-    }
-    match store.save(id, store::CORE, &bytes) {
-        Ok(path) => Ok((Place::Stored(path), None)),
-        Err(error) => Ok((Place::Memory(in_memory(&bytes)?), Some(error))),
-    }
+    Ok((Place::Memory(fd), unsaved))
+}
+
+/// A core file that is in no record yet.
+enum Loose {
+    Bytes(Vec<u8>),
+    Open(File),
 }
 
 fn in_memory(core: &[u8]) -> io::Result<OwnedFd> {

@@ -13,6 +13,7 @@ use crate::handoff::{Audience, Cause, CoreFile, Dying, Unfinished};
 use crate::request::{CopyPlace, KernelCopy};
 use crate::service::Pid;
 
+use super::disk::Disk;
 use super::examiner::{self, Place};
 use super::known::Known;
 use super::run::last_words_of;
@@ -22,7 +23,7 @@ use super::store::{self, Store};
 pub type Ending = Arc<OnceLock<Instant>>;
 
 pub struct Keeper {
-    pub store: Store,
+    pub disk: Disk,
     /// Records are kept on disk.
     pub keep: bool,
     pub known: Arc<Mutex<Known>>,
@@ -54,28 +55,31 @@ impl Keeper {
             CoreFile::Open(fd) => rustix::fs::fstat(fd).map_or(0, |about| about.st_size as u64),
             CoreFile::Kept => 0,
         };
-        if !self.keep || !is_record || !is_news() || !self.store.put_off(&dying.crash_id, size) {
+        let id = &dying.crash_id;
+        if !self.keep || !is_record || !is_news() || !self.disk.store.put_off(id, size) {
             return dying;
         }
         let words = serde_json::to_vec(&left(&dying)).unwrap_or_default();
+        let own = id.clone();
+        // First: a core that is cut off is better than one of which nothing is known.
+        let note = move |store: &Store| {
+            store.sweep(&own);
+            store.save(&own, store::LEFT, &words)
+        };
+        let own = id.clone();
+        // It has been told by then: the next agent is not to do so again.
+        let noted = self
+            .disk
+            .run_or(note, move |store| drop(store.remove(&own)));
+        if let Err(error) = noted.await {
+            tracing::debug!("{id}: {error}");
+            return dying;
+        }
         let core = std::mem::replace(&mut dying.snapshot.core, CoreFile::Missing);
-        let (store, id) = (self.store.clone(), dying.crash_id.clone());
-        let saved = tokio::task::spawn_blocking(move || {
-            store.sweep(&id);
-            // First: a core that is cut off is better than one of which nothing is known.
-            if let Err(error) = store.save(&id, store::LEFT, &words) {
-                tracing::debug!("{id}: {error}");
-                return Ok(core);
-            }
-            Ok(match examiner::place(&store, &id, core, true)? {
-                (Place::Stored(_), _) => CoreFile::Kept,
-                (Place::Memory(fd), _) => CoreFile::Open(fd),
-            })
-        });
-        match saved.await {
-            Ok(Ok(core)) => dying.snapshot.core = core,
-            Ok(Err(error)) => trouble(&mut dying, &error),
-            Err(error) => trouble(&mut dying, &std::io::Error::other(error)),
+        match examiner::place(&self.disk, id, core, true).await {
+            Ok((Place::Stored(_), _)) => dying.snapshot.core = CoreFile::Kept,
+            Ok((Place::Memory(fd), _)) => dying.snapshot.core = CoreFile::Open(fd),
+            Err(error) => trouble(&mut dying, &error),
         }
         dying
     }

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod core;
 pub mod core_notes;
 pub mod core_write;
+pub mod disk;
 pub mod elf;
 pub mod examine;
 pub mod examiner;

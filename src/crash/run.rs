@@ -20,12 +20,13 @@ use crate::record::{Entry, Record, StreamKind};
 use crate::request::{Reply, RequestId};
 use crate::service::Signal;
 
+use super::disk::Disk;
 use super::examiner::{self, Examiner};
 use super::keeper::{Ending, Keeper, too_late};
 use super::known::Known;
 use super::last_words::{self, End};
 use super::report::{self, Kind, Report};
-use super::store::{self, Store};
+use super::store::{self, Seen, Store};
 use super::{signals, text};
 
 pub struct Hands {
@@ -66,13 +67,13 @@ pub async fn run(settings: Settings, hands: Hands) {
     let Settings { state_dir, crash } = settings;
     let (queue, mut queued) = mpsc::channel::<Dying>(MOST_QUEUED);
     let keeper = Keeper {
-        store: Store::new(&state_dir, crash.keep, crash.max_size),
+        disk: Disk::new(Store::new(&state_dir, crash.keep, crash.max_size)),
         keep: crash.keep > 0,
         known: Arc::default(),
         ending: Ending::default(),
     };
     let mut line = Line {
-        store: keeper.store.clone(),
+        disk: keeper.disk.clone(),
         keep: keeper.keep,
         known: keeper.known.clone(),
         ending: keeper.ending.clone(),
@@ -98,7 +99,7 @@ pub async fn run(settings: Settings, hands: Hands) {
 }
 
 struct Line {
-    store: Store,
+    disk: Disk,
     /// Records are kept on disk.
     keep: bool,
     examiner: Examiner,
@@ -155,11 +156,12 @@ impl Line {
         if let Some(same) = known
             && (is_missing || is_often)
         {
-            let seen = self.store.count(&same.1, &time);
-            if let CoreFile::Kept = dying.snapshot.core {
-                self.store.remove(&dying.crash_id);
+            let is_kept = matches!(dying.snapshot.core, CoreFile::Kept);
+            let seen = self.counted(&same.1, &time).await;
+            if is_kept {
+                self.removed(&dying.crash_id).await;
             }
-            info!(service = %dying.service, "the same crash again, {} times now: counted only", seen.count);
+            tell_of_one_more(&dying, seen);
             return;
         }
         let mut report = match self.analysed(&mut dying).await {
@@ -186,21 +188,21 @@ impl Line {
         report.device = device(&dying.device);
         if let Some(signature) = report.signature.clone() {
             self.known().learn(&dying.service, site, &signature);
-            let seen = self.store.count(&signature, &time);
+            let seen = self.counted(&signature, &time).await;
             let same = (dying.service.clone(), signature);
             if self.known().is_often(&same, now) {
                 // By another way to the same place.
-                self.store.remove(&dying.crash_id);
-                info!(service = %dying.service, "the same crash again, {} times now: counted only", seen.count);
+                self.removed(&dying.crash_id).await;
+                tell_of_one_more(&dying, seen);
                 return;
             }
-            report.seen = serde_json::to_value(seen).ok();
+            report.seen = seen.and_then(|seen| serde_json::to_value(seen).ok());
             self.known().told(same, now);
         } else {
             // Of what has no stack nothing tells one crash from another.
             let same = (dying.service.clone(), String::new());
             if self.known().is_often(&same, now) {
-                self.store.remove(&dying.crash_id);
+                self.removed(&dying.crash_id).await;
                 info!(service = %dying.service, "one more crash without a stack: not recorded");
                 return;
             }
@@ -209,36 +211,65 @@ impl Line {
         self.tell(dying, report).await;
     }
 
+    /// `None` where the disk does not say.
+    async fn counted(&self, signature: &str, time: &str) -> Option<Seen> {
+        let (signature, time) = (signature.to_owned(), time.to_owned());
+        let counted = self
+            .disk
+            .run(move |store| Ok(store.count(&signature, &time)));
+        counted.await.ok()
+    }
+
+    async fn removed(&self, id: &str) {
+        self.disk.store.take_back(id);
+        let own = id.to_owned();
+        if let Err(error) = self.disk.run(move |store| store.remove(&own)).await {
+            tracing::debug!("{id}: {error}");
+        }
+    }
+
     async fn tell(&mut self, dying: Dying, report: Report) {
-        let (store, id) = (self.store.clone(), dying.crash_id.clone());
-        let mut report = report;
-        let made = tokio::task::spawn_blocking(move || {
-            let mut json = serde_json::to_vec(&report).unwrap_or_default();
-            let mut text = text::render(&report);
-            if let Some(core) = store.fit(&id, (json.len() + text.len()) as u64) {
-                let most = store.max_size();
-                let note = format!(
-                    "its core file of {core} bytes is not kept: [crash] max_size is {most} bytes"
-                );
-                warn!("{id}: {note}");
-                report.notes.push(note);
-                json = serde_json::to_vec(&report).unwrap_or_default();
-                text = text::render(&report);
-            }
-            let saved = store
-                .save(&id, store::REPORT, &json)
-                .and_then(|_| store.save(&id, store::TEXT, text.as_bytes()));
-            store.settle(&id);
-            store.sweep(&id);
-            let (json, text) = for_stream(report, json, text);
-            (saved, json, text)
-        });
-        let Ok((saved, json, text)) = made.await else {
+        let Some((mut report, mut words)) = rendered(report).await else {
             return;
         };
-        if let Err(error) = saved {
-            self.tell_unsaved(&error);
+        let id = dying.crash_id.clone();
+        let beside = (words.0.len() + words.1.len()) as u64;
+        let cut = self.disk.run(move |store| Ok(store.fit(&id, beside)));
+        if let Some(core) = cut.await.ok().flatten() {
+            let id = &dying.crash_id;
+            let most = self.disk.store.max_size();
+            let note = format!(
+                "its core file of {core} bytes is not kept: [crash] max_size is {most} bytes"
+            );
+            warn!("{id}: {note}");
+            report.notes.push(note);
+            let Some(again) = rendered(report).await else {
+                return;
+            };
+            (report, words) = again;
         }
+        let saved = self.disk.run({
+            let (id, words) = (dying.crash_id.clone(), words.clone());
+            move |store| {
+                let saved = store
+                    .save(&id, store::REPORT, &words.0)
+                    .and_then(|_| store.save(&id, store::TEXT, words.1.as_bytes()));
+                store.settle(&id);
+                store.sweep(&id);
+                saved
+            }
+        });
+        match saved.await {
+            Ok(_) => self.sync_by_the_way(&dying.crash_id),
+            Err(error) => {
+                self.disk.store.take_back(&dying.crash_id);
+                self.tell_unsaved(&error);
+            }
+        }
+        let bounded = tokio::task::spawn_blocking(move || for_stream(report, &words));
+        let Ok((json, text)) = bounded.await else {
+            return;
+        };
         match dying.audience {
             Audience::Stream => {}
             Audience::Disk => return,
@@ -261,6 +292,17 @@ impl Line {
         let _ = self.words.send(Record::Entry(entry)).await;
     }
 
+    /// Nobody waits for it: the report is in Redis sooner.
+    fn sync_by_the_way(&self, id: &str) {
+        let (disk, id) = (self.disk.clone(), id.to_owned());
+        tokio::spawn(async move {
+            let own = id.clone();
+            if let Err(error) = disk.run(move |store| store.sync(&own)).await {
+                tracing::debug!("{id}: {error}");
+            }
+        });
+    }
+
     async fn stacks(&mut self, mut dying: Dying) -> Reply {
         match self.analysed(&mut dying).await {
             Ok(report) => {
@@ -278,7 +320,7 @@ impl Line {
     /// Whether the next agent will do it.
     fn is_left(&self, dying: &Dying) -> bool {
         let is_ending = self.ending.get().is_some();
-        is_ending && self.store.path(&dying.crash_id, store::LEFT).exists()
+        is_ending && self.disk.store.path(&dying.crash_id, store::LEFT).exists()
     }
 
     async fn analysed(&mut self, dying: &mut Dying) -> Result<Report, String> {
@@ -287,14 +329,11 @@ impl Line {
         if let CoreFile::Missing = core {
             return Err("there is no copy of the process".to_owned());
         }
-        let (store, id) = (self.store.clone(), dying.crash_id.clone());
         let keep = match dying.cause {
             Cause::Crash | Cause::Hang => self.keep,
             Cause::Asked(_) => false,
         };
-        let placed =
-            tokio::task::spawn_blocking(move || examiner::place(&store, &id, core, keep)).await;
-        let placed = placed.map_err(|error| error.to_string())?;
+        let placed = examiner::place(&self.disk, &dying.crash_id, core, keep).await;
         let (place, unsaved) =
             placed.map_err(|error| format!("no room for the core file: {error}"))?;
         if let Some(error) = unsaved {
@@ -304,7 +343,7 @@ impl Line {
             .examine(
                 dying,
                 &place,
-                &self.store,
+                &self.disk.store,
                 too_late(&self.ending, LAST_LIMIT),
             )
             .await
@@ -355,15 +394,34 @@ fn minimal(dying: &Dying, time: &str, why: &str) -> Report {
     }
 }
 
+/// JSON and text, as they lie in the record.
+type Words = Arc<(Vec<u8>, String)>;
+
+/// Some are megabytes long.
+async fn rendered(report: Report) -> Option<(Report, Words)> {
+    let render = move || {
+        let json = serde_json::to_vec(&report).unwrap_or_default();
+        let text = text::render(&report);
+        (report, Arc::new((json, text)))
+    };
+    tokio::task::spawn_blocking(render).await.ok()
+}
+
+fn tell_of_one_more(dying: &Dying, seen: Option<Seen>) {
+    let times = seen.map_or(String::new(), |seen| format!(", {} times now", seen.count));
+    info!(service = %dying.service, "the same crash again{times}: counted only");
+}
+
 /// A stream's entry has its bounds.
-fn for_stream(mut report: Report, json: Vec<u8>, text: String) -> (Vec<u8>, String) {
+fn for_stream(mut report: Report, words: &(Vec<u8>, String)) -> (Vec<u8>, String) {
+    let (json, text) = words;
     let text = if text.len() > MOST_TEXT {
         text::render_short(&report)
     } else {
-        text
+        text.clone()
     };
     if json.len() <= MOST_IN_STREAM {
-        return (json, text);
+        return (json.clone(), text);
     }
     let all = report.threads.len();
     report.threads.truncate(THREADS_IN_STREAM);

@@ -71,6 +71,11 @@ impl Store {
         has_room
     }
 
+    /// It waits no more.
+    pub fn take_back(&self, id: &str) {
+        self.waiting().remove(id);
+    }
+
     fn record(&self, id: &str) -> PathBuf {
         self.folder.join(id)
     }
@@ -94,10 +99,10 @@ impl Store {
     ///
     /// # Errors
     /// Either file.
-    pub fn save_from(&self, id: &str, name: &str, from: &mut File) -> io::Result<PathBuf> {
+    pub fn save_from(&self, id: &str, name: &str, mut from: &File) -> io::Result<PathBuf> {
         let path = self.save(id, name, b"")?;
         from.rewind()?;
-        io::copy(from, &mut OpenOptions::new().write(true).open(&path)?)?;
+        io::copy(&mut from, &mut OpenOptions::new().write(true).open(&path)?)?;
         Ok(path)
     }
 
@@ -117,9 +122,16 @@ impl Store {
         self.max_size
     }
 
-    pub fn remove(&self, id: &str) {
-        self.waiting().remove(id);
-        let _ = fs::remove_dir_all(self.record(id));
+    /// A record that nobody needs.
+    ///
+    /// # Errors
+    /// It is there, and cannot be removed.
+    pub fn remove(&self, id: &str) -> io::Result<()> {
+        self.take_back(id);
+        match fs::remove_dir_all(self.record(id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
     }
 
     /// Where a file of a record is, whether or not it is there.
@@ -129,10 +141,23 @@ impl Store {
 
     /// A record that was left is an ordinary one from now on.
     pub fn settle(&self, id: &str) {
-        self.waiting().remove(id);
+        self.take_back(id);
         for name in [LEFT, EXECUTABLE] {
             let _ = fs::remove_file(self.path(id, name));
         }
+    }
+
+    /// On the disk for good: who finds a robot standing still pulls the plug.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn sync(&self, id: &str) -> io::Result<()> {
+        let record = self.record(id);
+        let files = fs::read_dir(&record)?.flatten().map(|entry| entry.path());
+        for path in files.chain([record.clone(), self.folder.clone()]) {
+            File::open(path)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// Gives what root has written to whom the state folder belongs: its agent is to read it.
