@@ -650,3 +650,17 @@ fn the_environment_goes_over_the_file() {
          REDIS_ADDR: `99999` is not a port\n      | ports go from 1 to 65535"
     );
 }
+
+#[test]
+fn a_condition_that_says_nothing_is_told() {
+    let nothing = "`ready` says nothing: the service counts as ready once it runs";
+    let warned = |words: &str| -> Vec<String> {
+        let loaded = native(&format!("[service.a]\nexecutable = 'x'\n{words}\n")).unwrap();
+        loaded.warnings.iter().map(|d| d.message.clone()).collect()
+    };
+    assert_eq!(warned("ready = { timeout = '5s' }"), [nothing]);
+    assert_eq!(warned("ready = {}"), [nothing]);
+    let none: [&str; 0] = [];
+    assert_eq!(warned("type = 'notify'\nready = { timeout = '5s' }"), none);
+    assert_eq!(warned("ready = { notify = true }"), none);
+}

@@ -199,6 +199,13 @@ fn where_to_include_from_is_configured() {
     folder.write("a.toml", "[agent]\ninclude = 'nowhere/*.toml'\n");
     let loaded = folder.load("a.toml").unwrap();
     assert!(loaded.warnings[0].message.contains("nowhere"));
+    folder.write("a.toml", "[agent]\ninclude = 'parts/x.conf'\n");
+    let loaded = folder.load("a.toml").unwrap();
+    assert!(
+        loaded.warnings[0]
+            .message
+            .contains("names a file that is not there")
+    );
     folder.write("a.toml", "[agent]\ninclude = '*/x.toml'\n");
     assert_eq!(
         folder.refused("a.toml"),

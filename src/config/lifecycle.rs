@@ -134,6 +134,15 @@ fn readiness(cx: &mut Check, fields: &Fields<'_>) -> Option<Readiness> {
         let message = format!("`{first}` and `{second}` both say when it is ready");
         cx.error(place, message, "keep one of them");
     }
+    if ways.is_empty()
+        && let Some(place) = fields.key_place("ready")
+    {
+        cx.warning(
+            place,
+            "`ready` says nothing: the service counts as ready once it runs",
+            "tell by what it is: notify, tcp, http, exec, log, fd or redis",
+        );
+    }
     let (_, by) = ways.into_iter().next()?;
     Some(Readiness {
         by,

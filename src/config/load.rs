@@ -297,6 +297,14 @@ fn matching(
         .map(|name| folder.join(name))
         .filter(|path| path != main)
         .collect();
+    if found.is_empty() && typed.is_some() && !last.contains(['*', '?']) && !pattern.is_empty() {
+        let message = format!(
+            "`include` names a file that is not there: {}",
+            folder.join(last).display()
+        );
+        let warning = Diagnostic::warning(origin(), message);
+        warnings.push(warning.remedy("`*` stands for any text, such as in \"services.d/*.toml\""));
+    }
     found.sort();
     Ok(found)
 }
