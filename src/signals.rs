@@ -1,8 +1,8 @@
 //! signals to the agent → Event.
 //!
-//! For an agent, TERM and INT ask for a shutdown, HUP for a reload. PIPE is ignored, and so are USR1 and
-//! USR2, which would end a process that says nothing about them. As PID 1 the kernel
-//! delivers only what has a handler: these have.
+//! For an agent, whatever an engine, a terminal or a machine ends things by asks for a shutdown (TERM, INT, QUIT, PWR, and
+//! SIGRTMIN+3, systemd's halt), HUP for a reload. PIPE is ignored, and so are USR1, USR2 and ALRM, which would end a
+//! process that says nothing about them. As PID 1 the kernel delivers only what has a handler: these have.
 //!
 //! For a wrapped application every signal that somebody sends is handed on, also those that
 //! tell of faults, of a terminal or of a closed pipe; where the kernel raises one of these
@@ -25,9 +25,16 @@ use crate::service::Signal;
 /// # Errors
 /// No descriptor to be had, or no handler allowed.
 pub fn forward(inbox: Sender<Event>) -> io::Result<()> {
-    let shutdown = listen(&[libc::SIGTERM, libc::SIGINT])?;
+    let halt = libc::SIGRTMIN() + 3;
+    let shutdown = listen(&[
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPWR,
+        halt,
+    ])?;
     let reload = listen(&[libc::SIGHUP])?;
-    for ignored in [libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2] {
+    for ignored in [libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM] {
         // SAFETY: SIG_IGN touches nothing; nobody else handles these.
         unsafe { libc::signal(ignored, libc::SIG_IGN) };
     }

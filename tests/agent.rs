@@ -372,6 +372,38 @@ fn under_a_manager_an_agent_waits_for_its_first_service() {
     assert_eq!(status.and_then(|status| status.code()), Some(0));
 }
 
+/// By what a container's engine, a terminal, a virtual machine's host and systemd end things.
+#[test]
+fn whatever_asks_for_an_end_gets_an_ordered_one() {
+    let signals = [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPWR,
+        libc::SIGRTMIN() + 3,
+    ];
+    for signal in signals {
+        let folder = Scratch::new("asks");
+        let told = folder.join("told");
+        let script = format!(
+            "trap 'echo ended > {}; exit' TERM; while :; do sleep 0.1; done",
+            told.display()
+        );
+        let mut agent = Agent::start(None, &sh("one", &script, ""));
+        agent.wait_for("one", "ready");
+        // What means nothing to it ends nothing.
+        agent.signal(libc::SIGALRM);
+        agent.signal(libc::SIGUSR1);
+        agent.signal(signal);
+        let status = agent.wait();
+        assert_eq!(status.code(), Some(0), "signal {signal}");
+        assert!(
+            told.exists(),
+            "its service was stopped in order, signal {signal}"
+        );
+    }
+}
+
 /// The thread that talks to the manager lives, answers, and does not speak for the one that starts and reaps.
 #[test]
 fn a_main_thread_that_hangs_is_not_vouched_for() {
