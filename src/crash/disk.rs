@@ -15,6 +15,8 @@ use super::store::Store;
 /// As long as the journal's own.
 const LIMIT: Duration = Duration::from_secs(10);
 
+type Work = Box<dyn FnOnce(&Store) + Send>;
+
 /// The records, by way of their disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -51,6 +53,19 @@ impl Disk {
         work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
         too_late: impl FnOnce(&Store) + Send + 'static,
     ) -> io::Result<T> {
+        let result = Arc::new(Mutex::new(None));
+        let place = result.clone();
+        let work = move |store: &Store| {
+            let done = work(store);
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+        };
+        self.wait(Box::new(work), Box::new(too_late)).await?;
+        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+        result.take().unwrap_or_else(|| Err(no_answer()))
+    }
+
+    /// Of one type for all: a task of its own for each would be 8 KB of code.
+    async fn wait(&self, work: Work, too_late: Work) -> io::Result<()> {
         if self.stuck().upgrade().is_some() {
             return Err(no_answer());
         }
@@ -60,16 +75,14 @@ impl Disk {
         let waited_for = waits.clone();
         let store = self.store.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let done = work(&store);
+            work(&store);
             if !waited_for.load(Ordering::Acquire) {
                 too_late(&store);
             }
             drop(alive);
-            done
         });
         match timeout(self.limit, work).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) => Err(io::Error::other(error)),
+            Ok(done) => done.map_err(io::Error::other),
             Err(_) => {
                 waits.store(false, Ordering::Release);
                 *self.stuck() = watch;

@@ -229,11 +229,11 @@ impl Line {
     }
 
     async fn tell(&mut self, dying: Dying, report: Report) {
-        let Some((mut report, mut words)) = rendered(report).await else {
+        let Some(mut words) = rendered(report).await else {
             return;
         };
         let id = dying.crash_id.clone();
-        let beside = (words.0.len() + words.1.len()) as u64;
+        let beside = (words.record.0.len() + words.record.1.len()) as u64;
         let cut = self.disk.run(move |store| Ok(store.fit(&id, beside)));
         if let Some(core) = cut.await.ok().flatten() {
             let id = &dying.crash_id;
@@ -242,38 +242,39 @@ impl Line {
                 "its core file of {core} bytes is not kept: [crash] max_size is {most} bytes"
             );
             warn!("{id}: {note}");
-            report.notes.push(note);
-            let Some(again) = rendered(report).await else {
+            words.report.notes.push(note);
+            let Some(again) = rendered(words.report).await else {
                 return;
             };
-            (report, words) = again;
+            words = again;
         }
-        let saved = self.disk.run({
-            let (id, words) = (dying.crash_id.clone(), words.clone());
-            move |store| {
-                let saved = store
-                    .save(&id, store::REPORT, &words.0)
-                    .and_then(|_| store.save(&id, store::TEXT, words.1.as_bytes()));
-                store.settle(&id);
-                store.sweep(&id);
-                saved
-            }
+        let (id, record) = (dying.crash_id.clone(), words.record);
+        let saved = self.disk.run(move |store| {
+            let saved = store
+                .save(&id, store::REPORT, &record.0)
+                .and_then(|_| store.save(&id, store::TEXT, record.1.as_bytes()));
+            store.settle(&id);
+            store.sweep(&id);
+            saved
         });
-        match saved.await {
-            Ok(_) => self.sync_by_the_way(&dying.crash_id),
-            Err(error) => {
-                self.disk.store.take_back(&dying.crash_id);
-                self.tell_unsaved(&error);
-            }
+        let saved = saved.await;
+        if let Err(error) = &saved {
+            self.disk.store.take_back(&dying.crash_id);
+            self.tell_unsaved(error);
         }
-        let bounded = tokio::task::spawn_blocking(move || for_stream(report, &words));
-        let Ok((json, text)) = bounded.await else {
-            return;
-        };
+        let id = dying.crash_id.clone();
         match dying.audience {
-            Audience::Stream => {}
-            Audience::Disk => return,
+            Audience::Stream => self.tell_stream(dying, words.stream).await,
+            Audience::Disk => {}
         }
+        if saved.is_ok()
+            && let Err(error) = self.disk.run(move |store| store.sync(&id)).await
+        {
+            tracing::debug!("a crash record was not synced: {error}");
+        }
+    }
+
+    async fn tell_stream(&self, dying: Dying, (json, text): (Vec<u8>, String)) {
         let signal = dying
             .snapshot
             .signal
@@ -290,17 +291,6 @@ impl Line {
             ],
         };
         let _ = self.words.send(Record::Entry(entry)).await;
-    }
-
-    /// Nobody waits for it: the report is in Redis sooner.
-    fn sync_by_the_way(&self, id: &str) {
-        let (disk, id) = (self.disk.clone(), id.to_owned());
-        tokio::spawn(async move {
-            let own = id.clone();
-            if let Err(error) = disk.run(move |store| store.sync(&own)).await {
-                tracing::debug!("{id}: {error}");
-            }
-        });
     }
 
     async fn stacks(&mut self, mut dying: Dying) -> Reply {
@@ -394,15 +384,24 @@ fn minimal(dying: &Dying, time: &str, why: &str) -> Report {
     }
 }
 
-/// JSON and text, as they lie in the record.
-type Words = Arc<(Vec<u8>, String)>;
+struct Rendered {
+    report: Report,
+    /// JSON and text, as they lie in the record.
+    record: (Vec<u8>, String),
+    /// The same within the bounds of an entry.
+    stream: (Vec<u8>, String),
+}
 
 /// Some are megabytes long.
-async fn rendered(report: Report) -> Option<(Report, Words)> {
+async fn rendered(report: Report) -> Option<Rendered> {
     let render = move || {
         let json = serde_json::to_vec(&report).unwrap_or_default();
-        let text = text::render(&report);
-        (report, Arc::new((json, text)))
+        let record = (json, text::render(&report));
+        Rendered {
+            stream: for_stream(&report, &record),
+            report,
+            record,
+        }
     };
     tokio::task::spawn_blocking(render).await.ok()
 }
@@ -413,16 +412,15 @@ fn tell_of_one_more(dying: &Dying, seen: Option<Seen>) {
 }
 
 /// A stream's entry has its bounds.
-fn for_stream(mut report: Report, words: &(Vec<u8>, String)) -> (Vec<u8>, String) {
-    let (json, text) = words;
-    let text = if text.len() > MOST_TEXT {
-        text::render_short(&report)
-    } else {
-        text.clone()
+fn for_stream(report: &Report, (json, text): &(Vec<u8>, String)) -> (Vec<u8>, String) {
+    let text = match text.len() > MOST_TEXT {
+        true => text::render_short(report),
+        false => text.clone(),
     };
     if json.len() <= MOST_IN_STREAM {
         return (json.clone(), text);
     }
+    let mut report = report.clone();
     let all = report.threads.len();
     report.threads.truncate(THREADS_IN_STREAM);
     report.notes.push(format!(
