@@ -209,7 +209,12 @@ verify() { # ARCH FOLDER
   esac
   ! grep -qE 'INTERP|DYNAMIC' <<<"$header" || die "$binary is not static"
   ! "${tools}readelf" -SW "$binary" | grep -qE '\.(symtab|debug_info)' || die "$binary is not stripped"
-  ! grep -qaF -e "$tree/" -e "${CARGO_HOME:-$HOME/.cargo}/" "$binary" || die "$binary names paths of this machine"
+  local path
+  for path in "$tree" "${CARGO_HOME:-$HOME/.cargo}"; do
+    # In an image's first stage the tree may lie where paths are made to point.
+    case "$path" in /agent | /cargo) continue ;; esac
+    ! grep -qaF -e "$path/" "$binary" || die "$binary names paths of this machine: $path"
+  done
   if native "$arch"; then "$binary" --version >&2; elif command -v "qemu-$(machine_of "$arch")-static" >/dev/null; then
     "qemu-$(machine_of "$arch")-static" "$binary" --version >&2
   fi
