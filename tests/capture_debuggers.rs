@@ -16,19 +16,22 @@ use crashes::{c, functions, record, reported, service};
 use pattern::Pattern;
 use support::{RedisServer, Scratch};
 
-/// Two threads, a shared library's frames above the program's own (qsort), and a value to read.
+/// Two threads, memory that a small core leaves out, a shared library's frames above the program's own (qsort), and a value to read.
 const SOURCE: &str = r#"
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 struct scan { int count; const char *name; };
 static struct scan global = { 42, "scanner" };
+static char *heap;
 static pthread_barrier_t both;
 static void *idle(void *x) { pthread_barrier_wait(&both); for (;;) pause(); return x; }
 static int compare(const void *a, const void *b) { return *(volatile int *)(long)(global.count + (a == b) - 42); }
 static void sort(struct scan *scan) { int cells[3] = { 3, 1, 2 }; qsort(cells, 3, sizeof *cells, compare); scan->count = cells[0]; }
 int main(void) {
   pthread_t t; pthread_barrier_init(&both, 0, 2);
+  heap = malloc(1 << 20);
+  for (int i = 0; i < 1 << 20; i += 4096) heap[i] = 7;
   pthread_create(&t, 0, idle, 0); pthread_barrier_wait(&both);
   sort(&global);
 }
@@ -116,9 +119,19 @@ fn gdb_agrees(program: &Path, core: &Path, expected: &[String]) {
         "-ex",
         "print global",
         "-ex",
+        "print heap[500 * 1024]",
+        "-ex",
         "info threads",
     ];
-    let text = said("gdb", &words, &[program, core]);
+    let output = Command::new("gdb")
+        .args(words)
+        .args([program, core])
+        .output();
+    let output = output.expect("gdb runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // What is not in the core is not zero.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("Cannot access memory"), "{text}{errors}");
     // Before it is asked, gdb shows the first frame by itself.
     let answers = text
         .split_once("[Current thread")

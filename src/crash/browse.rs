@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::fingerprint;
-use super::report::Report;
+use super::report::{Frame, Report};
 use super::store;
 
 const USAGE: &str = "Usage: agent crashes [list|show ID|export ID DIR] [--json] [--config PATH]";
@@ -112,8 +112,15 @@ fn find(state_dir: &Path, wanted: &str) -> Result<(String, PathBuf), String> {
     let mut found: Vec<_> = records.iter().filter(alike).collect();
     match (exact, found.pop(), found.len()) {
         (Some(record), _, _) | (None, Some(record), 0) => Ok(record.clone()),
-        (None, Some(_), more) => Err(format!("{wanted:?} means {} records", more + 1)),
-        (None, None, _) => Err(format!("there is no crash record {wanted:?}")),
+        (None, Some(last), more) => Err(format!(
+            "{wanted:?} means {} records, {} is one of them",
+            more + 1,
+            last.0
+        )),
+        (None, None, _) => Err(format!(
+            "there is no crash record {wanted:?}: it went for newer ones, or was one of many at the same place, which are \
+             counted only (`agent crashes` lists what there is)"
+        )),
     }
 }
 
@@ -123,10 +130,17 @@ fn report(folder: &Path) -> Option<Report> {
 
 fn list(state_dir: &Path, json: bool) -> Result<String, String> {
     let records = records(state_dir)?;
-    let rows: Vec<Value> = records
-        .iter()
-        .map(|(id, folder)| row(id, &report(folder).unwrap_or_default()))
-        .collect();
+    // Also those since, that were counted only.
+    let seen = store::seen(state_dir);
+    let row = |(id, folder): &(String, PathBuf)| {
+        let mut report = report(folder).unwrap_or_default();
+        let counted = report.signature.as_ref().and_then(|s| seen.get(s));
+        report.seen = counted
+            .and_then(|seen| serde_json::to_value(seen).ok())
+            .or(report.seen);
+        row(id, &report)
+    };
+    let rows: Vec<Value> = records.iter().map(row).collect();
     if json {
         return Ok(format!("{:#}\n", Value::from(rows)));
     }
@@ -138,7 +152,11 @@ fn list(state_dir: &Path, json: bool) -> Result<String, String> {
         let word = |key: &str| clean(row[key].as_str().unwrap_or("-"));
         let id = word("crash_id");
         let (signal, place) = (word("signal"), word("place"));
-        text.push_str(&format!("{id}  {signal:<7}  {place}\n"));
+        let times = match row["seen"]["count"].as_u64() {
+            Some(count) if count > 1 => format!("  ({count} times)"),
+            Some(_) | None => String::new(),
+        };
+        text.push_str(&format!("{id}  {signal:<7}  {place}{times}\n"));
     }
     Ok(text)
 }
@@ -148,21 +166,29 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
+fn function(frame: &Frame) -> &str {
+    frame.function.as_deref().unwrap_or(&frame.address)
+}
+
+fn whereabouts(frame: &Frame) -> String {
+    let function = function(frame);
+    match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!("{function} at {file}:{line}"),
+        (_, _) => function.to_owned(),
+    }
+}
+
 fn row(id: &str, report: &Report) -> Value {
     let frames = report
         .threads
         .first()
         .map(|thread| thread.frames.as_slice());
-    let frame = frames.and_then(|frames| fingerprint::place(frames).or(frames.first()));
-    let place = frame.map(|frame| {
-        let function = frame
-            .function
-            .clone()
-            .unwrap_or_else(|| frame.address.clone());
-        match (&frame.file, frame.line) {
-            (Some(file), Some(line)) => format!("{function} at {file}:{line}"),
-            (_, _) => function,
+    let place = frames.and_then(|frames| match fingerprint::place(frames) {
+        Some((own, within)) => {
+            let within = within.map_or(String::new(), |frame| format!(", in {}", function(frame)));
+            Some(format!("{}{within}", whereabouts(own)))
         }
+        None => frames.first().map(whereabouts),
     });
     json!({
         "crash_id": id,

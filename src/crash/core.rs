@@ -230,7 +230,8 @@ pub fn strip_signature(address: u64, mask: u64) -> u64 {
 fn read_memory<'a>(elf: &Elf<'a>) -> (Memory<'a>, u64) {
     let mut missing = 0u64;
     let mut regions = Vec::new();
-    for segment in elf.segments_of(elf::PT_LOAD) {
+    let is_memory = |kind: u32| kind == elf::PT_LOAD || kind == elf::PT_OMITTED;
+    for segment in elf.segments.iter().filter(|s| is_memory(s.kind)) {
         let Some(end) = segment.address.checked_add(segment.memory_size) else {
             continue;
         };

@@ -2,7 +2,7 @@
 //!
 //! gdb, lldb and `core` of this house read it. Notes stand in the kernel's order, the crashing thread first. Every
 //! mapping appears: with contents where a range covers it, else as a segment without file bytes, so that readers know
-//! the address space and take the rest from the files. Written as a stream: the ranges are the only big thing.
+//! the address space and take the rest from the files; what no file has is not said to be zero. Written as a stream: the ranges are the only big thing.
 //! Sources: `fs/binfmt_elf.c`, `include/linux/elfcore.h`, core(5).
 
 use crate::crash::core_notes;
@@ -86,6 +86,8 @@ pub struct SmallCore<'d> {
 struct Piece<'d> {
     start: u64,
     end: u64,
+    /// PT_LOAD or PT_OMITTED.
+    kind: u32,
     flags: u32,
     bytes: &'d [u8],
 }
@@ -110,7 +112,7 @@ impl SmallCore<'_> {
         for piece in &pieces {
             let size = piece.bytes.len() as u64;
             out.write_all(&segment(
-                elf::PT_LOAD,
+                piece.kind,
                 piece.flags,
                 at,
                 piece.start,
@@ -190,9 +192,15 @@ impl SmallCore<'_> {
             if mapping.is_none() && range.is_none() {
                 continue;
             }
+            // What a file has not, or not as it was.
+            let is_own = mapping.is_some_and(|m| m.write || m.path.is_none());
             pieces.push(Piece {
                 start,
                 end,
+                kind: match range {
+                    None if is_own => elf::PT_OMITTED,
+                    None | Some(_) => elf::PT_LOAD,
+                },
                 flags: mapping.map_or(elf::PF_R, |m| flags(m)),
                 bytes: range.map_or(&[], |(at, bytes)| cut(bytes, *at, start, end)),
             });

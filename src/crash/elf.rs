@@ -10,6 +10,9 @@ pub const ET_CORE: u16 = 4;
 pub const EM_X86_64: u16 = 62;
 pub const EM_AARCH64: u16 = 183;
 pub const PT_LOAD: u32 = 1;
+/// This house's own (of the range that is for systems): memory that was there and is not in the core. As a PT_LOAD
+/// without bytes gdb would show it as zeros.
+pub const PT_OMITTED: u32 = 0x6a74_6f6d;
 pub const PT_DYNAMIC: u32 = 2;
 pub const PT_INTERP: u32 = 3;
 pub const PT_NOTE: u32 = 4;

@@ -120,13 +120,24 @@ const ENTRIES: &[&str] = &[
     "runtime.main",
 ];
 
-/// The first frame that is no way to the signal: where to look first.
-pub fn place(frames: &[Frame]) -> Option<&Frame> {
-    let mut trusted = frames.iter().filter(|f| f.trust != Trust::Scan);
-    trusted.find(|frame| {
-        let name = frame.function.as_deref();
-        name.is_some_and(|name| !is_plumbing(name) && !ENTRIES.contains(&name))
-    })
+/// Where to look first: the program's own innermost frame, and before it what it was in, where that is a library's.
+pub fn place(frames: &[Frame]) -> Option<(&Frame, Option<&Frame>)> {
+    let mut trusted = frames
+        .iter()
+        .filter(|f| f.trust != Trust::Scan)
+        .filter_map(|frame| Some((frame, frame.function.as_deref()?)))
+        .filter(|(_, name)| !is_plumbing(name))
+        .take_while(|(_, name)| !ENTRIES.contains(name))
+        .peekable();
+    let (first, _) = *trusted.peek()?;
+    let is_library = |frame: &Frame, name: &str| {
+        let file = frame.file.as_deref().unwrap_or_default();
+        !is_own(frame, name) || file.starts_with("/rustc/") || file.starts_with("/usr/include/c++/")
+    };
+    match trusted.find(|(frame, name)| !is_library(frame, name)) {
+        Some((own, _)) if !std::ptr::eq(own, first) => Some((own, Some(first))),
+        Some(_) | None => Some((first, None)),
+    }
 }
 
 /// Sixteen hexadecimal digits; `None` without frames. A failed assertion, an uncaught exception and a fault are three
@@ -338,7 +349,7 @@ mod tests {
         assert_ne!(of(&["f"]), signature(Some(6), &frames(&["f"])).unwrap());
         let all = frames(&["__GI_raise", "abort", "lidar::push", "main"]);
         assert_eq!(
-            place(&all).and_then(|f| f.function.as_deref()),
+            place(&all).and_then(|(f, _)| f.function.as_deref()),
             Some("lidar::push")
         );
         assert!(place(&frames(&["abort", "_start"])).is_none());

@@ -19,9 +19,14 @@ pub enum End {
 }
 
 pub fn find(lines: &[String], end: End) -> Option<String> {
-    let (at, kind) = (0..lines.len())
+    let (mut at, kind) = (0..lines.len())
         .rev()
         .find_map(|at| Some((at, begins(&lines[at], end)?)))?;
+    // Why it called.
+    let before = at.checked_sub(1).filter(|before| {
+        kind == Kind::Terminate && lines[*before].ends_with(" virtual method called")
+    });
+    at = before.unwrap_or(at);
     let mut message = shown(kind, &lines[at]).to_owned();
     for line in lines[at + 1..].iter().take(MAX_LINES - 1) {
         if !goes_on(kind, line) || message.len() + line.len() > MAX_BYTES {
@@ -99,7 +104,7 @@ fn goes_on(kind: Kind, line: &str) -> bool {
         Kind::Whole => false,
         Kind::Java => line.starts_with('#'),
         Kind::V8 => line.starts_with("# ") && !line.starts_with("# Fatal"),
-        Kind::Terminate => line.starts_with("  what():"),
+        Kind::Terminate => line.starts_with("  what():") || line.starts_with("terminate called "),
         Kind::RustPanic => {
             let ends = [
                 "note: ",
@@ -132,6 +137,14 @@ mod tests {
             )
             .as_deref(),
             Some("terminate called after throwing an instance of 'std::runtime_error'\n  what():  lost")
+        );
+        assert_eq!(
+            found(
+                "pure virtual method called\nterminate called without an active exception\n",
+                end
+            )
+            .as_deref(),
+            Some("pure virtual method called\nterminate called without an active exception")
         );
         assert_eq!(
             found(

@@ -3,7 +3,7 @@
 //! Files are of mode 0600 in folders of mode 0700: memory of a service may hold secrets. The oldest go first; the one
 //! that was written last stays in any case. How often a signature was seen is kept beside them and outlives them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
@@ -173,7 +173,8 @@ impl Store {
         }
     }
 
-    /// Removes the oldest records beyond the quotas; `latest` stays.
+    /// Removes records beyond the quotas: of what has happened again since, then the oldest; `latest` stays. A service
+    /// that crashes in a loop does not take the others' records with it.
     pub fn sweep(&self, latest: &str) {
         let mut records = ids(&self.folder);
         records.reverse();
@@ -186,6 +187,14 @@ impl Store {
         let mut bytes: u64 = waiting.values().sum();
         let keep = self.keep.saturating_sub(waiting.len());
         drop(waiting);
+        let sizes = records.iter().map(|id| size(&self.record(id)));
+        if records.len() > keep || bytes + sizes.sum::<u64>() > self.max_size {
+            let mut newest = HashSet::new();
+            let (once, again): (Vec<_>, Vec<_>) = records
+                .into_iter()
+                .partition(|id| self.place(id).is_none_or(|place| newest.insert(place)));
+            records = [once, again].concat();
+        }
         for (index, id) in records.iter().enumerate() {
             let folder = self.record(id);
             bytes += size(&folder);
@@ -195,13 +204,17 @@ impl Store {
         }
     }
 
+    /// Whose crash it was, and where; `None` where that is not known.
+    fn place(&self, id: &str) -> Option<Place> {
+        let report = fs::read(self.path(id, REPORT)).ok()?;
+        let place: Place = serde_json::from_slice(&report).ok()?;
+        place.signature.is_some().then_some(place)
+    }
+
     /// Counts one more crash of that signature.
     pub fn count(&self, signature: &str, time: &str) -> Seen {
         let path = self.folder.join(SEEN);
-        let mut all: BTreeMap<String, Seen> = fs::read(&path)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let mut all = counts(&self.folder);
         let seen = all.entry(signature.to_owned()).or_default();
         seen.count += 1;
         if seen.first.is_empty() {
@@ -226,6 +239,24 @@ impl Store {
         }
         seen
     }
+}
+
+/// Of a report, what tells one crash from another.
+#[derive(PartialEq, Eq, Hash, Deserialize)]
+struct Place {
+    service: Option<String>,
+    signature: Option<String>,
+}
+
+fn counts(folder: &Path) -> BTreeMap<String, Seen> {
+    let bytes = fs::read(folder.join(SEEN)).ok();
+    let counts = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    counts.unwrap_or_default()
+}
+
+/// How often each signature was seen, by what lies below a state folder.
+pub fn seen(state_dir: &Path) -> BTreeMap<String, Seen> {
+    counts(&state_dir.join(FOLDER))
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -326,6 +357,26 @@ mod tests {
         let file = fs::metadata(scratch.0.join("crashes/0/core")).unwrap();
         assert_eq!(folder.permissions().mode() & 0o777, 0o700);
         assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn repeats_go_before_what_happened_once() {
+        let scratch = Scratch::new("repeats");
+        let store = Store::new(&scratch.0, 3, 1 << 20);
+        let of = |id: &str, service: &str, signature: &str| {
+            let report = format!(r#"{{"service":"{service}","signature":"{signature}","pid":7}}"#);
+            store.save(id, REPORT, report.as_bytes()).unwrap();
+            store.sweep(id);
+        };
+        of("1", "rare", "a");
+        store.save("2", TEXT, b"of what nothing is known").unwrap();
+        for id in ["3", "4", "5", "6"] {
+            of(id, "loop", "b");
+        }
+        assert_eq!(ids(&scratch.0.join(FOLDER)), ["1", "2", "6"]);
+        // The same place of another service is another crash.
+        of("7", "rare", "b");
+        assert_eq!(ids(&scratch.0.join(FOLDER)), ["2", "6", "7"]);
     }
 
     #[test]

@@ -81,9 +81,23 @@ fn area(line: &[u8]) -> Option<Area> {
         backing: match path.first() {
             None => Backing::Anonymous,
             Some(b'[') => Backing::Special(String::from_utf8_lossy(path).into_owned()),
-            Some(_) => Backing::File(path.to_vec()),
+            Some(_) => Backing::File(unescaped(path)),
         },
     })
+}
+
+/// The kernel writes a line break as `\012`, and nothing else in another way (`seq_file_path` in `show_map_vma`).
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    const BREAK: &[u8] = b"\\012";
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.windows(BREAK.len()).position(|part| part == BREAK) {
+        plain.extend_from_slice(&rest[..at]);
+        plain.push(b'\n');
+        rest = &rest[at + BREAK.len()..];
+    }
+    plain.extend_from_slice(rest);
+    plain
 }
 
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -150,6 +164,12 @@ mod tests {
         assert!(areas[1].is("[heap]"));
         assert_eq!(areas[2].backing, Backing::Anonymous);
         assert!(!areas[2].private);
+    }
+
+    #[test]
+    fn a_line_break_in_a_path() {
+        let areas = areas(b"1000-2000 r-xp 00000000 08:02 7    /a b\\012c\\012\n");
+        assert_eq!(areas[0].file(), Some(&b"/a b\nc\n"[..]));
     }
 
     #[test]
