@@ -6,6 +6,9 @@
 
 /// Lines of one message.
 const MAX_LINES: usize = 8;
+/// Of a sanitizer's report: three stacks and what stands between them.
+const VERDICT_LINES: usize = 90;
+const VERDICT_FRAMES: u32 = 3;
 /// Bytes of one message.
 const MAX_BYTES: usize = 2000;
 
@@ -27,6 +30,9 @@ pub fn find(lines: &[String], end: End) -> Option<String> {
         kind == Kind::Terminate && lines[*before].ends_with(" virtual method called")
     });
     at = before.unwrap_or(at);
+    if kind == Kind::Sanitizer {
+        return Some(verdict(&lines[at..]));
+    }
     let mut message = shown(kind, &lines[at]).to_owned();
     for line in lines[at + 1..].iter().take(MAX_LINES - 1) {
         if !goes_on(kind, line) || message.len() + line.len() > MAX_BYTES {
@@ -41,6 +47,31 @@ pub fn find(lines: &[String], end: End) -> Option<String> {
     Some(message)
 }
 
+/// What was done to which memory, and who had it: with the innermost frames of each, up to the summary.
+fn verdict(lines: &[String]) -> String {
+    let mut message = String::new();
+    for line in lines.iter().take(VERDICT_LINES) {
+        let line = line.trim_end();
+        let outer = line.trim_start().strip_prefix('#').is_some_and(|frame| {
+            let number = frame.split(' ').next().unwrap_or_default();
+            number
+                .parse()
+                .is_ok_and(|number: u32| number >= VERDICT_FRAMES)
+        });
+        if outer || line.is_empty() || message.len() + line.len() > MAX_BYTES {
+            continue;
+        }
+        if !message.is_empty() {
+            message.push('\n');
+        }
+        message.push_str(line);
+        if line.starts_with("SUMMARY: ") {
+            break;
+        }
+    }
+    message
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Terminate,
@@ -48,6 +79,7 @@ enum Kind {
     RustPanic,
     /// The whole message stands in this line.
     Whole,
+    Sanitizer,
     /// Lines behind `#`, some of them empty; the last that tells something names the frame.
     Java,
     /// And what was checked in the next line.
@@ -64,9 +96,11 @@ fn begins(line: &str, end: End) -> Option<Kind> {
     };
     if line.starts_with("thread '") && line.ends_with(" has overflowed its stack")
         || line.starts_with("Fatal Python error: ")
-        || is_sanitizer(line)
     {
         return Some(Kind::Whole);
+    }
+    if is_sanitizer(line) {
+        return Some(Kind::Sanitizer);
     }
     if line.starts_with("unexpected fault address ") || line.starts_with("fatal error: ") {
         return Some(Kind::GoPanic);
@@ -95,13 +129,13 @@ fn shown(kind: Kind, line: &str) -> &str {
     let line = line.trim_end();
     match kind {
         Kind::Java | Kind::V8 => line.trim_start_matches('#').trim_start(),
-        Kind::Terminate | Kind::RustPanic | Kind::Whole | Kind::GoPanic => line,
+        Kind::Terminate | Kind::RustPanic | Kind::Whole | Kind::Sanitizer | Kind::GoPanic => line,
     }
 }
 
 fn goes_on(kind: Kind, line: &str) -> bool {
     match kind {
-        Kind::Whole => false,
+        Kind::Whole | Kind::Sanitizer => false,
         Kind::Java => line.starts_with('#'),
         Kind::V8 => line.starts_with("# ") && !line.starts_with("# Fatal"),
         Kind::Terminate => line.starts_with("  what():") || line.starts_with("terminate called "),
@@ -125,6 +159,32 @@ mod tests {
     fn found(text: &str, end: End) -> Option<String> {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         find(&lines, end)
+    }
+
+    #[test]
+    fn a_sanitizers_verdict_tells_who_freed_what() {
+        let text = "==7==ERROR: AddressSanitizer: heap-use-after-free on address 0x602 at pc 0x55 bp 0x7f sp 0x7f\n\
+            READ of size 4 at 0x602 thread T0\n    #0 0x55 in use /x/a.c:3\n    #1 0x56 in main /x/a.c:9\n    \
+            #2 0x57 in a /b\n    #3 0x58 in b /b\n\n0x602 is located 0 bytes inside of 4-byte region\n\
+            freed by thread T0 here:\n    #0 0x7f in free\n    #10 0x59 in c\n\nSUMMARY: AddressSanitizer: heap-use-after-free /x/a.c:3 in use\n\
+            Shadow bytes around the buggy address:\n";
+        let found = found(text, End::GaveUp).unwrap();
+        let lines: Vec<&str> = found.lines().map(str::trim_start).collect();
+        let starts = [
+            "==7==ERROR",
+            "READ of",
+            "#0 0x55",
+            "#1",
+            "#2",
+            "0x602 is",
+            "freed by",
+            "#0 0x7f",
+            "SUMMARY",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{found}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
     }
 
     #[test]
@@ -164,7 +224,7 @@ mod tests {
         );
         assert_eq!(
             found("==7==ERROR: AddressSanitizer: bad\nREAD of size 4", end).as_deref(),
-            Some("==7==ERROR: AddressSanitizer: bad")
+            Some("==7==ERROR: AddressSanitizer: bad\nREAD of size 4")
         );
         assert_eq!(
             found(
