@@ -110,6 +110,49 @@ fn values_of_cpp() {
 }
 
 #[test]
+fn values_of_many_kinds() {
+    let build = "g++ -std=c++17 -g -O0 $SRC/values.cpp -o prog";
+    let Some(report) = report("kinds", "g++", build, "") else {
+        return;
+    };
+    let fall = frame(&report, "fall");
+    assert_eq!(value(&fall.arguments, "r"), "\"ss\"");
+    assert_eq!(value(&fall.arguments, "v"), "\"view\"");
+    for (name, ending) in [("ri", ": -1"), ("br", ": {x = 7, n = \"base\"}")] {
+        let shown = value(&fall.arguments, name);
+        assert!(
+            shown.starts_with("@0x") && shown.ends_with(ending),
+            "{shown}"
+        );
+    }
+    let expected = [
+        ("bits", "{s = -1, big = -2, t = true, m = Run, u = 7}"),
+        ("packet", r#""\x00A\x00BC""#),
+        ("raw", r#""\x01\x00\xfe\x00\x03""#),
+        ("greeting", "\"hello\""),
+        ("rows", "{\"ab\", \"cd\"}"),
+        ("grid", "{{1, 2, 3}, {4, 5, 6}}"),
+        ("cube", "{{{1, 2}, {3, 4}}, {{5, 6}, {7, 8}}}"),
+        ("ld", "1.25"),
+        ("cf", "{_M_value = 1.5 + -2.5i}"),
+        ("wide", "\"u16\""),
+        ("vla", "{…}"),
+    ];
+    for (name, text) in expected {
+        assert_eq!(value(&fall.locals, name), text, "{name}");
+    }
+    for (name, ending) in [("bytes", r#" "a\x01\xff""#), ("w", " \"wide\"")] {
+        let shown = value(&fall.locals, name);
+        assert!(shown.ends_with(ending), "{shown}");
+    }
+    let half = value(&fall.locals, "half");
+    assert!(["1.5", "(absent)"].contains(&half), "{half}");
+    let grid = fall.locals.iter().find(|local| local.name == "grid");
+    let grid = grid.and_then(|local| local.type_name.as_deref());
+    assert_eq!(grid, Some("int [2][3]"));
+}
+
+#[test]
 fn values_of_rust() {
     let Some(report) = report(
         "rs",
@@ -123,6 +166,8 @@ fn values_of_rust() {
     assert_eq!(value(&feed.arguments, "label"), "\"label\"");
     assert_eq!(value(&feed.arguments, "values"), "{4, 5}");
     assert_eq!(value(&feed.locals, "sum"), "0");
+    let results = value(&feed.locals, "results");
+    assert_eq!(results, "(Err(\"bad\"), Ok(7))");
     let ring = value(&frame(&report, "modes::main").locals, "ring");
     assert_eq!(
         ring,

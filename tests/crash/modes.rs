@@ -33,10 +33,11 @@ impl Store for Ring {
 #[inline(never)]
 fn feed(ring: &mut Ring, label: &str, values: &[u32]) -> u32 {
     let mut sum = 0;
+    let results: (Result<u32, &str>, Result<u32, u8>) = black_box((Err("bad"), Ok(7)));
     for value in values {
         sum += ring.store(*value);
     }
-    sum + label.len() as u32
+    sum + label.len() as u32 + results.1.is_err() as u32
 }
 
 #[inline(never)]

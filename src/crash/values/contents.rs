@@ -59,11 +59,9 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
         let Some(of) = self.units.type_of(member) else {
             return;
         };
-        let has_fields = self.bare(of).is_some_and(|s| {
-            s.children(2)
-                .iter()
-                .any(|(t, _)| *t == gimli::DW_TAG_member)
-        });
+        let has_fields = self
+            .bare(of)
+            .is_some_and(|s| s.members(2).iter().any(|(t, _)| *t == gimli::DW_TAG_member));
         if has_fields {
             let before = out.len();
             out.push(' ');
@@ -87,9 +85,8 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
         let Some(name) = self.units.name(kind) else {
             return false;
         };
-        let is_std =
-            name.starts_with("basic_string<char") && !name.starts_with("basic_string_view");
-        let is_view = name.starts_with("basic_string_view<char");
+        let of = |what: &str| name.strip_prefix(what).and_then(unit_of);
+        let (string, view) = (of("basic_string<"), of("basic_string_view<"));
         let (start, len) = match name.as_str() {
             "&str" | "&mut str" => (
                 self.word(kind, bytes, "data_ptr"),
@@ -99,11 +96,11 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
                 self.first_pointer(kind, bytes, MAX_DEPTH),
                 self.nested(kind, bytes, &["vec", "len"]),
             ),
-            _ if is_std => (
+            _ if string.is_some() => (
                 self.nested(kind, bytes, &["_M_dataplus", "_M_p"]),
                 self.word(kind, bytes, "_M_string_length"),
             ),
-            _ if is_view => (
+            _ if view.is_some() => (
                 self.word(kind, bytes, "_M_str"),
                 self.word(kind, bytes, "_M_len"),
             ),
@@ -112,15 +109,13 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
         let (Some(start), Some(len)) = (start, len) else {
             return false;
         };
+        let unit = string.or(view).unwrap_or(1);
         let shown = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_STRING);
-        match self.memory.bytes(start, shown) {
+        match self.memory.bytes(start, shown * unit) {
             Some(text) => {
-                let _ = write!(
-                    out,
-                    "{}{}",
-                    quoted(&text),
-                    if len > shown as u64 { "…" } else { "" }
-                );
+                let text = narrow(&text, unit);
+                let rest = if len > shown as u64 { "…" } else { "" };
+                let _ = write!(out, "{}{rest}", quoted(&text));
             }
             None => {
                 let _ = write!(out, "<{len} bytes at {start:#x}, not in core>");
@@ -183,7 +178,7 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
 
     fn find_member(&self, kind: Die<'x, 'a>, name: &str) -> Option<Die<'x, 'a>> {
         let members = kind
-            .children(MAX_MEMBERS)
+            .members(MAX_MEMBERS)
             .into_iter()
             .filter(|(tag, _)| *tag == gimli::DW_TAG_member);
         members
@@ -203,7 +198,7 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
         }
         let depth = depth.checked_sub(1)?;
         let bases = kind
-            .children(MAX_MEMBERS)
+            .members(MAX_MEMBERS)
             .into_iter()
             .filter(|(tag, _)| *tag == gimli::DW_TAG_inheritance);
         bases.map(|(_, base)| base).find_map(|base| {
@@ -244,7 +239,7 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
     /// The first pointer inside an object: where `Vec` and `String` keep their elements, however deep.
     fn first_pointer(&self, kind: Die<'x, 'a>, bytes: &[u8], depth: usize) -> Option<u64> {
         let depth = depth.checked_sub(1)?;
-        kind.children(MAX_MEMBERS)
+        kind.members(MAX_MEMBERS)
             .into_iter()
             .filter(|(tag, _)| *tag == gimli::DW_TAG_member)
             .find_map(|(_, member)| {
@@ -257,4 +252,33 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
                 }
             })
     }
+}
+
+/// Bytes of one character, by the first of a template's arguments.
+fn unit_of(arguments: &str) -> Option<usize> {
+    match arguments.split([',', '>']).next()?.trim_end() {
+        "char" | "char8_t" => Some(1),
+        "char16_t" => Some(2),
+        "char32_t" | "wchar_t" => Some(4),
+        _ => None,
+    }
+}
+
+/// UTF-16 and UTF-32 as UTF-8.
+pub(super) fn narrow(text: &[u8], unit: usize) -> Vec<u8> {
+    let plain: String = match unit {
+        2 => {
+            let units = text.as_chunks::<2>().0.iter();
+            let units: Vec<u16> = units.map(|two| u16::from_le_bytes(*two)).collect();
+            String::from_utf16_lossy(&units)
+        }
+        4 => {
+            let units = text.as_chunks::<4>().0.iter();
+            units
+                .map(|four| char::from_u32(u32::from_le_bytes(*four)).unwrap_or('\u{fffd}'))
+                .collect()
+        }
+        _ => return text.to_vec(),
+    };
+    plain.into_bytes()
 }

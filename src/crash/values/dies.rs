@@ -175,6 +175,24 @@ impl<'x, 'a> Die<'x, 'a> {
 
     /// Direct children, at most `limit`.
     pub fn children(self, limit: usize) -> Vec<(gimli::DwTag, Die<'x, 'a>)> {
+        self.children_that(limit, |_| true)
+    }
+
+    /// What makes up an object, at most `limit`: a class may have hundreds of functions and types beside it.
+    pub fn members(self, limit: usize) -> Vec<(gimli::DwTag, Die<'x, 'a>)> {
+        self.children_that(limit, |tag| {
+            matches!(
+                tag,
+                gimli::DW_TAG_member | gimli::DW_TAG_inheritance | gimli::DW_TAG_variant_part
+            )
+        })
+    }
+
+    fn children_that(
+        self,
+        limit: usize,
+        is_wanted: impl Fn(gimli::DwTag) -> bool,
+    ) -> Vec<(gimli::DwTag, Die<'x, 'a>)> {
         let mut found = Vec::new();
         let Ok(mut tree) = self.unit.entries_tree(Some(self.offset)) else {
             return found;
@@ -186,6 +204,9 @@ impl<'x, 'a> Die<'x, 'a> {
                 break;
             }
             let entry = child.entry();
+            if !is_wanted(entry.tag()) {
+                continue;
+            }
             found.push((
                 entry.tag(),
                 Die {

@@ -28,8 +28,12 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
             (None, Some(gimli::DW_TAG_volatile_type)) => format!("volatile {}", inner()),
             (None, Some(gimli::DW_TAG_restrict_type | gimli::DW_TAG_atomic_type)) => inner(),
             (None, Some(gimli::DW_TAG_array_type)) => {
-                let count = self.count(kind).map_or_else(String::new, |c| c.to_string());
-                format!("{} [{count}]", inner())
+                let bounds: String = self
+                    .dimensions(kind)
+                    .into_iter()
+                    .map(|bound| format!("[{}]", bound.map_or(String::new(), |n| n.to_string())))
+                    .collect();
+                format!("{} {bounds}", inner())
             }
             (None, Some(gimli::DW_TAG_subroutine_type)) => format!("{} ()", inner()),
             (None, Some(gimli::DW_TAG_structure_type | gimli::DW_TAG_class_type)) => {
@@ -90,23 +94,29 @@ impl<'x, 'a> Printer<'_, 'x, 'a> {
         None
     }
 
-    /// Elements of an array, from its bounds.
+    /// Elements of an array, of all its dimensions together.
     pub(super) fn count(&self, kind: Die<'x, 'a>) -> Option<u64> {
+        let bounds = self.dimensions(kind).into_iter();
+        bounds
+            .collect::<Option<Vec<u64>>>()?
+            .into_iter()
+            .try_fold(1u64, u64::checked_mul)
+    }
+
+    /// The length of each dimension, the outermost first; `None` where it is not a constant.
+    pub(super) fn dimensions(&self, kind: Die<'x, 'a>) -> Vec<Option<u64>> {
         let ranges = kind
             .children(8)
             .into_iter()
             .filter(|(tag, _)| *tag == gimli::DW_TAG_subrange_type);
-        let counts = ranges.map(|(_, range)| {
+        let length = |range: Die<'x, 'a>| {
             let upper = || {
                 self.units
                     .number(range, gimli::DW_AT_upper_bound)?
                     .checked_add(1)
             };
             self.units.number(range, gimli::DW_AT_count).or_else(upper)
-        });
-        counts
-            .collect::<Option<Vec<u64>>>()?
-            .into_iter()
-            .try_fold(1u64, u64::checked_mul)
+        };
+        ranges.map(|(_, range)| length(range)).collect()
     }
 }
