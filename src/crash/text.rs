@@ -126,8 +126,10 @@ fn frames(out: &mut String, thread: &Thread) {
         }
         expected = frame.index + 1;
         let _ = writeln!(out, "{}", frame_line(frame));
-        // What was optimized out tells nothing; the document has it.
-        for local in frame.locals.iter().filter(|l| l.value != OPTIMIZED_OUT) {
+        // What had no room in the line, and of the others not what was optimized out: that tells nothing.
+        let (_, left_out) = arguments(&frame.arguments);
+        let locals = frame.locals.iter().filter(|l| l.value != OPTIMIZED_OUT);
+        for local in left_out.into_iter().chain(locals) {
             let _ = writeln!(out, "        {} = {}", local.name, one_line(&local.value));
         }
     }
@@ -149,7 +151,7 @@ pub fn frame_line(frame: &Frame) -> String {
     }
     line.push_str(frame.function.as_deref().unwrap_or("??"));
     if frame.function.is_some() {
-        let _ = write!(line, " ({})", arguments(&frame.arguments));
+        let _ = write!(line, " ({})", arguments(&frame.arguments).0);
     }
     match (&frame.file, frame.line) {
         (Some(file), Some(number)) => {
@@ -177,18 +179,20 @@ pub fn frame_line(frame: &Frame) -> String {
 /// What stands for a function where the kernel put a signal handler's frame.
 pub const SIGNAL_HANDLER: &str = "<signal handler called>";
 
-fn arguments(arguments: &[Variable]) -> String {
-    let mut text = String::new();
+/// As they stand in a frame's line, and those whose values had no room there.
+fn arguments(arguments: &[Variable]) -> (String, Vec<&Variable>) {
+    let (mut text, mut left_out) = (String::new(), Vec::new());
     for (index, argument) in arguments.iter().enumerate() {
         let separator = if index > 0 { ", " } else { "" };
         let piece = format!("{separator}{}={}", argument.name, argument.value);
         if text.len() + piece.len() > MAX_ARGUMENTS {
             let _ = write!(text, "{separator}{}=…", argument.name);
+            left_out.push(argument);
             continue;
         }
         text.push_str(&piece);
     }
-    text
+    (text, left_out)
 }
 
 fn registers(out: &mut String, thread: &Thread) {
@@ -296,6 +300,15 @@ mod tests {
             frame_line(&known),
             "#0  lidar::scan::Ring::push (self=…) at /src/scan.rs:88"
         );
+        let long = Variable {
+            name: "ring".into(),
+            type_name: None,
+            value: "1".repeat(300),
+        };
+        let two = [known.arguments[0].clone(), long.clone()];
+        let (line, left_out) = arguments(&two);
+        assert_eq!(line, "self=…, ring=…");
+        assert_eq!(left_out, [&long]);
         known.index = 13771;
         assert!(frame_line(&known).starts_with("#13771 0x00007f"));
         known.index = 12;
